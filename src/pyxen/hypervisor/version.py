@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The version of Xen that guests see, by hypercall, by CPUID and in sysfs."""
+
+from __future__ import annotations
+
+XEN_MAJOR = 4
+XEN_MINOR = 17
+EXTRA_VERSION = "-pyxen"
+CAPABILITIES = "xen-3.0-x86_64"
