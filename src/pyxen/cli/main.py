@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command ``pyxen``: finds the verb, and turns what went wrong into one line and a status.
+
+Each verb is a module with two functions: ``add_parser(verbs)`` declares its arguments,
+``execute(arguments)`` runs it and returns the exit status. Whatever is slow to import is imported
+in ``execute``: the start-up time is felt at every call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from pyxen import __version__
+from pyxen.cli import image, info, run
+from pyxen.errors import PyxenError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status. Errors of usage leave through ``SystemExit`` with status 2.
+    """
+    _open_standard_descriptors()
+    arguments = _parser().parse_args(argv)
+    _set_up_log(arguments.log_level)
+    try:
+        status: int = arguments.execute(arguments)
+        sys.stdout.flush()
+        return status
+    except PyxenError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        _forget_standard_output()
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if arguments.log_level == "debug":
+            raise
+        return _fail(
+            f"this is a bug in pyxen ({type(error).__name__}: {_one_line(error)}); "
+            "--log-level debug shows where"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyxen",
+        description="Run unmodified Xen guests without the Xen hypervisor.",
+    )
+    parser.add_argument("--version", action="version", version=f"pyxen {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default="warning",
+        help="what to report on standard error (default: %(default)s)",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (run, image, info):
+        verb.add_parser(verbs, common)
+    return parser
+
+
+def _set_up_log(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("pyxen: %(levelname)s: %(message)s"))
+    if sys.stderr.isatty():
+        # The console's raw mode makes a bare line feed go down without going back.
+        handler.terminator = "\r\n"
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _open_standard_descriptors() -> None:
+    """Open /dev/null for each of the descriptors 0, 1 and 2 that we were started without.
+
+    Else a file opened later, the guest's memory perhaps, would get the number and the output.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _forget_standard_output() -> None:
+    """Keep the interpreter from complaining at its end about the pipe that has no reader."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str) -> int:
+    print(f"pyxen: {message}", file=sys.stderr)
+    return 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

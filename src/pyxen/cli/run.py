@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pyxen run``: boot a guest in this process, with its console on standard input and output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyxen.errors import PyxenError
+
+if TYPE_CHECKING:
+    from pyxen.toolstack.lifecycle import Outcome, RunOptions
+
+EXIT_STATUS = {
+    "poweroff": 0,
+    "detached": 0,
+    "crash": 3,
+    "watchdog": 3,
+    "reboot": 4,
+    "timeout": 124,
+}
+
+EPILOG = """\
+The console is that of the guest; Ctrl-] leaves it and ends the domain.
+
+exit status:
+  0    the guest powered off, or Ctrl-] was pressed
+  1    an error of pyxen or of its input
+  2    wrong arguments
+  3    the guest crashed
+  4    the guest rebooted, and --no-reboot was given
+  124  the time was up
+  128+N  signal N ended the run (141: the reader of standard output went away)
+"""
+
+
+def add_parser(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """Declare the verb and its arguments."""
+    parser = verbs.add_parser(
+        "run",
+        parents=[common],
+        help="boot a guest with its console on this terminal",
+        description="Boot a guest in this process, with its console on standard input and output.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    guest = parser.add_mutually_exclusive_group(required=True)
+    guest.add_argument("--image", metavar="NAME", help="an image (see: pyxen image list)")
+    guest.add_argument("--kernel", metavar="FILE", type=Path, help="a kernel: ELF or bzImage")
+    parser.add_argument("--ramdisk", metavar="FILE", type=Path, help="the kernel's ramdisk")
+    parser.add_argument(
+        "--cmdline",
+        metavar="TEXT",
+        help="the kernel's command line (default: the image's, or console=hvc0)",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="MIB",
+        type=_positive_integer,
+        default=256,
+        help="the guest's memory in MiB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--vcpus",
+        metavar="N",
+        type=_positive_integer,
+        default=1,
+        help="the number of virtual CPUs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "emulator"),
+        default="auto",
+        help="what executes the guest's instructions (default: %(default)s; see: pyxen info)",
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_positive_number, help="end the domain after so long"
+    )
+    parser.add_argument(
+        "--no-reboot", action="store_true", help="end, with status 4, when the guest reboots"
+    )
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="print at the end which hypercalls and traps took how long",
+    )
+    parser.add_argument(
+        "--stats-json", metavar="FILE", type=Path, help="write the same figures to a file"
+    )
+    parser.set_defaults(execute=execute, usage_error=parser.error)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the guest to its end; the exit status says which end that was."""
+    if arguments.ramdisk is not None and arguments.kernel is None:
+        arguments.usage_error("--ramdisk goes with --kernel; an image has its own")
+
+    from pyxen.cli.terminal import Terminal
+    from pyxen.toolstack import lifecycle
+
+    options = _options(arguments)
+    with Terminal() as terminal:
+        outcome = lifecycle.run(options, terminal)
+    _report(arguments, outcome)
+    terminal.check()
+    if terminal.ended_by is not None:
+        return 128 + terminal.ended_by
+    return EXIT_STATUS[outcome.exit_reason]
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    from pyxen.toolstack.lifecycle import RunOptions
+
+    kernel, ramdisk, command_line = arguments.kernel, arguments.ramdisk, "console=hvc0"
+    if arguments.image is not None:
+        from pyxen.toolstack import images
+
+        image = images.find(arguments.image)
+        kernel, ramdisk, command_line = image.kernel, image.ramdisk, image.command_line
+    if arguments.cmdline is not None:
+        command_line = arguments.cmdline
+    return RunOptions(
+        kernel=kernel,
+        ramdisk=ramdisk,
+        command_line=command_line,
+        memory_mib=arguments.memory,
+        vcpus=arguments.vcpus,
+        engine=arguments.engine,
+        timeout=arguments.timeout,
+        restart_on_reboot=not arguments.no_reboot,
+    )
+
+
+def _report(arguments: argparse.Namespace, outcome: Outcome) -> None:
+    """Tell on standard error what the run leaves behind: the crash report, the figures."""
+    if outcome.report is not None:
+        print(outcome.report, file=sys.stderr)
+    if arguments.stats:
+        from pyxen.cli.statistics import table
+
+        print(table(outcome.statistics), file=sys.stderr)
+    if arguments.stats_json is not None:
+        text = json.dumps(outcome.statistics.to_dict(), indent=2)
+        try:
+            arguments.stats_json.write_text(text + "\n")
+        except OSError as error:
+            raise PyxenError(f"{arguments.stats_json}: {error.strerror}") from error
+
+
+def _positive_integer(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
