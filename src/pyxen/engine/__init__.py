@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Engines: what executes guest instructions. An engine knows no Xen (see ``protocol``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyxen.errors import PyxenError
+
+if TYPE_CHECKING:
+    from pyxen.engine.protocol import Engine
+
+ENGINE_NAMES = ("auto", "emulator")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """One engine and whether this host can use it; ``reason`` says why (not)."""
+
+    name: str
+    usable: bool
+    reason: str
+
+
+def probe() -> list[EngineInfo]:
+    """Each engine that pyxen has, after its self-check."""
+    from pyxen.engine.emulator import library  # noqa: PLC0415 (loads 24 MB)
+
+    try:
+        return [EngineInfo("emulator", True, library.self_check())]
+    except PyxenError as error:
+        return [EngineInfo("emulator", False, str(error))]
+
+
+def create(name: str, ram_pages: int, vcpus: int) -> Engine:
+    """Make the engine ``name`` with ``ram_pages`` pages of guest memory and ``vcpus`` CPUs.
+
+    ``auto`` takes the best one that works here. Raises PyxenError with the reason when the
+    engine is unknown or its self-check fails.
+    """
+    if name not in ENGINE_NAMES:
+        raise PyxenError(f"engine {name!r}: unknown, expected one of {', '.join(ENGINE_NAMES)}")
+    from pyxen.engine.emulator.engine import EmulatorEngine  # noqa: PLC0415 (loads 24 MB)
+
+    return EmulatorEngine(ram_pages, vcpus)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The emulator engine: runs the CPUs of a domain on one unicorn instance, one at a time.
+
+``lock`` operations are not atomic between two instances, so the CPUs share one; its register
+state is exchanged when another CPU is to run. Traps are served inside unicorn's callbacks; leaving
+and re-entering it would cost more than most traps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, Final
+
+from pyxen.engine.emulator import library
+from pyxen.engine.emulator.cpu import EmulatedCpu
+from pyxen.engine.emulator.state import SIZE, CpuState
+from pyxen.engine.memory import MachineMemory
+from pyxen.engine.protocol import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyxen.engine.protocol import Cpu, TrapHandler
+
+_NO_EXCEPTION: Final = 0xFFFFFFFF
+_INVALID_OPCODE: Final = 6
+_PAGE_FAULT: Final = 14
+_PAGE_FAULT_USER: Final = 4
+_SYSCALL_LENGTH: Final = 2  # unicorn adds it to rip after its callback
+
+_EFER_MSR: Final = 0xC0000080
+_EFER: Final = 0xD01  # SCE LME LMA NXE
+_XSAVE_SIZE: Final = 512
+
+_interrupt_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_syscall_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+_invalid_callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
+_cpuid_callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_in_callback = ctypes.CFUNCTYPE(
+    ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p
+)
+_out_callback = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p
+)
+
+
+class EmulatorEngine:
+    """See ``protocol.Engine``."""
+
+    name = "emulator"
+
+    def __init__(self, ram_pages: int, vcpus: int) -> None:
+        import unicorn  # noqa: PLC0415 (loads 24 MB)
+        from unicorn import x86_const  # noqa: PLC0415
+
+        self._library = library.load()
+        self._start = self._library.uc_emu_start
+        self._stop = self._library.uc_emu_stop
+        self._tlb_flush = self._library.tlb_flush_x86_64
+        self._tlb_flush_set = self._library.tlb_flush_by_mmuidx_x86_64
+        self._tlb_flush_page = self._library.tlb_flush_page_x86_64
+        self.read_tsc: Callable[[], int] = library.tsc_reader()
+        self.memory = MachineMemory(ram_pages)
+        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        # Without it a jump to the "until" address ends the run silently.
+        self._uc.ctl_exits_enabled(True)
+        self._uc.mem_map_ptr(0, self.memory.size, unicorn.UC_PROT_ALL, self.memory.address)
+        self._uc.msr_write(_EFER_MSR, _EFER)
+        self._uc.reg_write(x86_const.UC_X86_REG_CR4, 0x6B0)
+        self._uc.reg_write(x86_const.UC_X86_REG_CR0, 0x80050033)
+        self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
+        self._uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x37F)
+        self._handle: int = self._uc._uch.value
+        self._cpu_object, address = library.state_address(self._handle)
+        self._state = CpuState.from_address(address)
+        self._install_hooks(unicorn, x86_const)
+        self._handler: TrapHandler | None = None
+        self._failure: BaseException | None = None
+        self._kick = False
+        self._running = False
+
+        template = ctypes.string_at(address, SIZE)
+        self.cpus: list[Cpu] = []
+        for index in range(vcpus):
+            cpu = EmulatedCpu(self, index)
+            cpu.reset(template)
+            self.cpus.append(cpu)
+        self._current: EmulatedCpu = self.cpus[0]  # type: ignore[assignment]
+        self._adopt(self._current)
+
+    def set_handler(self, handler: TrapHandler) -> None:
+        self._handler = handler
+
+    # Running
+
+    def run(self, cpu: Cpu) -> None:
+        assert self._handler is not None, "set_handler comes first"
+        if cpu is not self._current:
+            self._switch(cpu)  # type: ignore[arg-type]
+        if self._kick:
+            self._kick = False
+            return
+        state = self._state
+        state.pack_flags()
+        self._running = True
+        error = self._start(self._handle, state.rip, 0, 0, 0)
+        self._running = False
+        self._kick = False
+        state.unpack_flags()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if error:
+            raise EngineError(self._describe(error))
+
+    def stop(self) -> None:
+        self._stop(self._handle)
+
+    def kick(self) -> None:
+        self._kick = True
+        if self._running:
+            self._stop(self._handle)
+
+    @property
+    def kick_pending(self) -> bool:
+        return self._kick
+
+    def _switch(self, cpu: EmulatedCpu) -> None:
+        old = self._current
+        self._state.rflags = self._state.rflags
+        ctypes.memmove(ctypes.addressof(old.storage), ctypes.addressof(self._state), SIZE)
+        old.registers = old.storage
+        self._adopt(cpu)
+
+    def _adopt(self, cpu: EmulatedCpu) -> None:
+        ctypes.memmove(ctypes.addressof(self._state), ctypes.addressof(cpu.storage), SIZE)
+        cpu.registers = self._state
+        self._current = cpu
+        self._tlb_flush(self._cpu_object)
+
+    def _describe(self, error: int) -> str:
+        import unicorn  # noqa: PLC0415
+
+        reason = str(unicorn.UcError(error))
+        return f"the emulator cannot go on at {self._state.rip:#x}: {reason}"
+
+    # Traps. unicorn never clears old_exception, and takes a second fault for a double fault.
+
+    def _install_hooks(self, unicorn: Any, x86_const: Any) -> None:
+        def instruction(number: int) -> tuple[int, int]:
+            return unicorn.UC_HOOK_INSN, number
+
+        hooks: tuple[tuple[tuple[int, ...], Any], ...] = (
+            ((unicorn.UC_HOOK_INTR,), _interrupt_callback(self._on_interrupt)),
+            ((unicorn.UC_HOOK_INSN_INVALID,), _invalid_callback(self._on_invalid)),
+            (instruction(x86_const.UC_X86_INS_SYSCALL), _syscall_callback(self._on_syscall)),
+            (instruction(x86_const.UC_X86_INS_CPUID), _cpuid_callback(self._on_cpuid)),
+            (instruction(x86_const.UC_X86_INS_IN), _in_callback(self._on_in)),
+            (instruction(x86_const.UC_X86_INS_OUT), _out_callback(self._on_out)),
+        )
+        self._callbacks = [callback for _, callback in hooks]
+        for (kind, *extra), callback in hooks:
+            hook = ctypes.c_size_t()
+            error = self._library.uc_hook_add(
+                ctypes.c_void_p(self._handle),
+                ctypes.byref(hook),
+                ctypes.c_int(kind),
+                ctypes.cast(callback, ctypes.c_void_p),
+                ctypes.c_void_p(0),
+                ctypes.c_uint64(1),  # begin above end: everywhere
+                ctypes.c_uint64(0),
+                *(ctypes.c_int(number) for number in extra),
+            )
+            if error:
+                raise EngineError(f"the emulator refuses a hook: {unicorn.UcError(error)}")
+
+    def _fail(self, error: BaseException) -> None:
+        """Let ``run`` raise it: an exception cannot pass through unicorn's frames."""
+        if self._failure is None:
+            self._failure = error
+        self._stop(self._handle)
+
+    def _on_syscall(self, _handle: int, _data: int) -> None:
+        state = self._state
+        cpu = self._current
+        try:
+            state.rip += _SYSCALL_LENGTH
+            if cpu.user_mode:
+                self._handler.system_call(cpu)  # type: ignore[union-attr]
+            else:
+                cpu.restore_privilege()
+                self._handler.hypercall(cpu)  # type: ignore[union-attr]
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+        state.rip -= _SYSCALL_LENGTH
+
+    def _on_interrupt(self, _handle: int, vector: int, _data: int) -> None:
+        state = self._state
+        cpu = self._current
+        state.old_exception = _NO_EXCEPTION
+        software = state.exception_is_int != 0
+        state.exception_is_int = 0
+        error_code = state.error_code
+        try:
+            if cpu.restore_privilege() and vector == _PAGE_FAULT:
+                return  # executed again with the right privilege
+            if vector == _PAGE_FAULT:
+                error_code &= ~_PAGE_FAULT_USER
+                if cpu.user_mode:
+                    error_code |= _PAGE_FAULT_USER
+            self._handler.exception(cpu, vector, error_code, software)  # type: ignore[union-attr]
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+
+    def _on_invalid(self, _handle: int, _data: int) -> bool:
+        self._state.old_exception = _NO_EXCEPTION
+        cpu = self._current
+        try:
+            cpu.restore_privilege()
+            self._handler.exception(cpu, _INVALID_OPCODE, 0, False)  # type: ignore[union-attr]
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+        return True
+
+    def _on_cpuid(self, _handle: int, _data: int) -> int:
+        try:
+            self._handler.cpuid(self._current)  # type: ignore[union-attr]
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+        return 1
+
+    def _on_in(self, _handle: int, port: int, size: int, _data: int) -> int:
+        try:
+            return self._handler.port_in(self._current, port & 0xFFFF, size)  # type: ignore[union-attr]
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+            return 0
+
+    def _on_out(self, _handle: int, port: int, size: int, value: int, _data: int) -> None:
+        try:
+            self._handler.port_out(self._current, port & 0xFFFF, size, value)  # type: ignore[union-attr]
+        except BaseException as error:  # noqa: BLE001
+            self._fail(error)
+
+    # Translations and translated code
+
+    def flush_tlb(self) -> None:
+        self._tlb_flush(self._cpu_object)
+
+    def flush_set(self, cpu: EmulatedCpu, sets: int) -> None:
+        """Flush some sets of translations, if they are this CPU's at the moment."""
+        if cpu is self._current:
+            self._tlb_flush_set(self._cpu_object, sets)
+
+    def flush_page(self, address: int) -> None:
+        self._tlb_flush_page(self._cpu_object, address)
+
+    def invalidate_code(self, address: int, size: int) -> None:
+        self._library.tb_invalidate_phys_range_x86_64(self._handle, address, address + size)
+
+    # The CPU's nature
+
+    def native_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        values = [ctypes.c_uint32() for _ in range(4)]
+        self._library.cpu_x86_cpuid_x86_64(
+            ctypes.addressof(self._state), leaf, subleaf, *(ctypes.byref(value) for value in values)
+        )
+        eax, ebx, ecx, edx = (value.value for value in values)
+        return eax, ebx, ecx, edx
+
+    def close(self) -> None:
+        self._uc = None
+        self._callbacks = []
+        self.memory.close()

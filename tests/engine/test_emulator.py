@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The emulator engine against small programs on a bare machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from bare_machine import CODE, DATA, STACK, USER_CODE, load, make_machine
+from pyxen.engine.emulator import library
+from pyxen.engine.emulator.state import CpuState
+from pyxen.engine.protocol import EngineError
+from pyxen.errors import PyxenError
+
+STOP = "xor %eax, %eax\n syscall\n"
+
+
+def test_self_check_passes_with_the_pinned_library() -> None:
+    assert "2.1.4" in library.self_check()
+
+
+def test_another_version_is_refused_with_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unicorn.__version__", "2.1.3")
+    library.load.cache_clear()
+    with pytest.raises(PyxenError, match=r"unicorn 2\.1\.3 found, expected 2\.1\.4"):
+        library.load()
+
+
+def test_another_layout_is_refused_with_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.self_check.cache_clear()
+    monkeypatch.setattr(library, "_CPU_ENV", library._CPU_ENV + 8)
+    with pytest.raises(PyxenError, match="not where expected"):
+        library.self_check()
+
+
+def test_a_missing_state_is_refused_without_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.self_check.cache_clear()
+    monkeypatch.setattr(library, "_UC_CPU", 0)
+    with pytest.raises(PyxenError, match="not where expected"):
+        library.self_check()
+
+
+def test_syscall_in_kernel_mode_is_a_hypercall_with_rip_behind_it() -> None:
+    engine, handler = make_machine()
+    load(engine, "mov $5, %eax\n syscall\n" + STOP)
+    engine.run(engine.cpus[0])
+    assert handler.traps == [("hypercall", 5), ("hypercall", 0)]
+    assert engine.cpus[0].registers.rip == CODE + 5 + 2 + 2 + 2
+
+
+def test_syscall_in_user_mode_is_a_system_call() -> None:
+    engine, handler = make_machine()
+    load(engine, "mov $7, %eax\n syscall\n", USER_CODE)
+    cpu = engine.cpus[0]
+    cpu.enter_user(0x33, 0x2B, long_mode=True)
+    cpu.registers.rip = USER_CODE
+    engine.run(cpu)
+    assert handler.traps == [("system_call", 7)]
+    assert (cpu.registers.cs, cpu.registers.ss) == (0x33, 0x2B)
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    ["cli", "sti", "hlt", "mov %cr3, %rax", "wbinvd", "rdmsr", "lgdt (%rsp)", "clts"],
+)
+def test_privileged_instruction_faults_in_kernel_mode(instruction: str) -> None:
+    engine, handler = make_machine()
+    load(engine, f"nop\n {instruction}\n")
+    engine.run(engine.cpus[0])
+    assert handler.traps == [("exception", 13, 0, False)]
+    assert engine.cpus[0].registers.rip == CODE + 1
+
+
+def test_page_fault_tells_address_and_mode() -> None:
+    engine, handler = make_machine()
+    load(engine, "movb $1, 0x7000\n")
+    load(engine, f"movb $1, {CODE}\n", USER_CODE)
+    cpu = engine.cpus[0]
+    engine.run(cpu)
+    assert handler.traps.pop() == ("exception", 14, 2, False)
+    assert cpu.registers.cr2 == 0x7000
+    cpu.enter_user(0x33, 0x2B, long_mode=True)
+    cpu.registers.rip = USER_CODE
+    engine.run(cpu)
+    assert handler.traps == [("exception", 14, 7, False)]
+    assert cpu.registers.cr2 == CODE
+
+
+def test_second_fault_in_a_row_is_not_a_double_fault() -> None:
+    engine, handler = make_machine()
+    load(engine, "movb $1, 0x7000\n")
+    for _ in range(3):
+        engine.run(engine.cpus[0])
+    assert handler.traps == [("exception", 14, 2, False)] * 3
+
+
+@pytest.mark.parametrize(
+    ("instruction", "vector", "software", "length"),
+    [("ud2", 6, False, 0), ("int3", 3, True, 1), ("int $0x80", 0x80, True, 2)],
+)
+def test_exception_says_whether_software_raised_it(
+    instruction: str, vector: int, software: bool, length: int
+) -> None:
+    engine, handler = make_machine()
+    load(engine, instruction)
+    engine.run(engine.cpus[0])
+    assert handler.traps == [("exception", vector, 0, software)]
+    assert engine.cpus[0].registers.rip == CODE + length
+
+
+def test_cpuid_and_ports_reach_the_handler() -> None:
+    engine, handler = make_machine()
+    load(
+        engine,
+        "mov $1, %eax\n cpuid\n mov %eax, %esi\n xor %eax, %eax\n in $0x64, %al\n mov %eax, %edi\n"
+        "mov $0x80, %dx\n out %ax, %dx\n" + STOP,
+    )
+    engine.run(engine.cpus[0])
+    registers = engine.cpus[0].registers
+    assert (registers.rsi, registers.rdi, registers.rbx) == (0x11, 0xFF, 0x22)
+    assert handler.traps == [
+        ("cpuid", 1),
+        ("in", 0x64, 1),
+        ("out", 0x80, 2, 0xFF),
+        ("hypercall", 0),
+    ]
+
+
+def test_kernel_and_user_have_page_tables_and_gs_bases_of_their_own() -> None:
+    engine, handler = make_machine()
+    cpu = engine.cpus[0]
+    words = engine.memory.words
+    words[0x4000 >> 3] = words[0x1000 >> 3]
+    cpu.load_user_page_table(0x4000)
+    cpu.registers.gs_base = DATA
+    cpu.inactive_gs_base = USER_CODE + 0x1000
+    words[DATA >> 3] = 0x1111
+    words[(USER_CODE + 0x1000) >> 3] = 0x2222
+    load(engine, "mov %gs:0, %rbx\n" + STOP)
+    load(engine, "mov %gs:0, %rcx\n syscall\n", USER_CODE)
+    engine.run(cpu)
+    assert cpu.registers.rbx == 0x1111
+    assert cpu.registers.cr3 == 0x1000
+    cpu.enter_user(0x33, 0x2B, long_mode=True)
+    cpu.registers.rip = USER_CODE
+    engine.run(cpu)
+    assert cpu.registers.rcx == 0x2222
+    assert cpu.registers.cr3 == 0x4000
+    cpu.enter_kernel(0xE033, 0xE02B)
+    assert (cpu.registers.gs_base, cpu.registers.cr3) == (DATA, 0x1000)
+
+
+def test_thirty_two_bit_user_code_runs() -> None:
+    engine, handler = make_machine()
+    # 0x48 is "dec eax" in 32-bit code and a REX prefix in 64-bit code.
+    engine.memory.bytes[USER_CODE : USER_CODE + 3] = b"\x48\xcd\x80"
+    cpu = engine.cpus[0]
+    cpu.enter_user(0x23, 0x2B, long_mode=False)
+    cpu.registers.rip = USER_CODE
+    cpu.registers.rax = 5
+    engine.run(cpu)
+    assert handler.traps == [("exception", 0x80, 0, True)]
+    assert cpu.registers.rax == 4
+
+
+def test_native_iretq_of_the_kernel_does_not_cost_it_its_privilege() -> None:
+    engine, handler = make_machine()
+    load(
+        engine,
+        """
+        mov %rsp, %rbx
+        pushq $0xe02b
+        pushq %rbx
+        pushq $0x2
+        pushq $0xe033
+        lea next(%rip), %rcx
+        pushq %rcx
+        iretq
+next:   mov """
+        + str(DATA)
+        + """, %rdx
+        xor %eax, %eax
+        syscall
+        """,
+    )
+    cpu = engine.cpus[0]
+    engine.memory.words[DATA >> 3] = 0x77
+    gdt = 0x5000
+    engine.memory.words[(gdt + 0xE030) >> 3] = 0x00AFFB000000FFFF
+    engine.memory.words[(gdt + 0xE028) >> 3] = 0x00CFF3000000FFFF
+    words = engine.memory.words
+    # The table needs a linear address: the page of 0x5000 + 0xe000 at 512 MiB.
+    words[(0x3000 >> 3) + 256] = 0x0 | 0x83
+    cpu.set_descriptor_table((256 << 21) + gdt, 0xFFFF)
+    engine.run(cpu)
+    assert handler.traps == [("hypercall", 0)]
+    assert cpu.registers.rdx == 0x77
+
+
+def test_flags_are_read_and_written_whatever_the_last_operation() -> None:
+    engine, _ = make_machine()
+    cpu = engine.cpus[0]
+    load(engine, "std\n mov $0xff, %al\n add $1, %al\n mov $0, %eax\n syscall\n pushf\n pop %rbx\n" + STOP)
+    engine.run(cpu)
+    assert cpu.registers.rflags & 0xCD5 == 0x400 | 0x40 | 0x10 | 0x4 | 0x1
+    cpu.registers.rflags = 0x882
+    engine.run(cpu)
+    # The result of the later xor has other flags; rbx holds what pushf saw.
+    assert cpu.registers.rbx & 0xCD5 == 0x880
+
+
+def test_exception_of_a_handler_comes_out_of_run_and_the_engine_goes_on() -> None:
+    engine, handler = make_machine()
+    load(engine, "mov $1, %eax\n syscall\n" + STOP)
+
+    class Broken(Exception):
+        pass
+
+    def fail(_cpu: object) -> None:
+        raise Broken
+
+    original, handler.hypercall = handler.hypercall, fail  # type: ignore[method-assign]
+    with pytest.raises(Broken):
+        engine.run(engine.cpus[0])
+    handler.hypercall = original  # type: ignore[method-assign]
+    assert engine.cpus[0].registers.rip == CODE + 7
+    engine.run(engine.cpus[0])
+    assert handler.traps == [("hypercall", 0)]
+
+
+def test_memory_outside_the_machine_ends_the_run_with_an_error() -> None:
+    engine, _ = make_machine()
+    engine.memory.words[(0x3000 >> 3) + 300] = (CODE + (8 << 20)) | 0x83
+    load(engine, f"mov {300 << 21}, %rax\n")
+    with pytest.raises(EngineError, match="cannot go on at"):
+        engine.run(engine.cpus[0])
+
+
+def test_state_saved_and_loaded_is_the_same_state() -> None:
+    engine, _ = make_machine(vcpus=2)
+    load(
+        engine,
+        "mov $0x1234, %r12\n movq %r12, %xmm7\n fldpi\n xor %eax, %eax\n stc\n mov $0, %eax\n syscall\n"
+        "movq %xmm7, %r13\n fistpl -8(%rsp)\n setc %bl\n" + STOP,
+    )
+    first, second = engine.cpus
+    engine.run(first)
+    second.load(first.save())
+    engine.run(second)
+    assert second.registers.r13 == 0x1234
+    assert second.registers.rbx & 0xFF == 1
+    assert engine.memory.words[(STACK - 8) >> 3] & 0xFFFFFFFF == 3
+    with pytest.raises(ValueError, match="not a state"):
+        second.load(b"x" * 8)
+
+
+def test_cpus_keep_their_registers_apart() -> None:
+    engine, handler = make_machine(vcpus=2)
+    load(engine, "inc %rbx\n xor %eax, %eax\n syscall\n jmp . - 7\n")
+    for _ in range(3):
+        for cpu in engine.cpus:
+            engine.run(cpu)
+    engine.run(engine.cpus[0])
+    assert [cpu.registers.rbx for cpu in engine.cpus] == [4, 3]
+
+
+def test_code_changed_from_outside_is_translated_again() -> None:
+    engine, _ = make_machine()
+    load(engine, "mov $1, %ebx\n" + STOP)
+    engine.run(engine.cpus[0])
+    load(engine, "mov $2, %ebx\n" + STOP)
+    engine.cpus[0].registers.rip = CODE
+    engine.run(engine.cpus[0])
+    assert engine.cpus[0].registers.rbx == 2
+
+
+def test_kick_before_run_is_kept() -> None:
+    engine, handler = make_machine()
+    load(engine, "jmp .\n")
+    engine.kick()
+    engine.run(engine.cpus[0])
+    assert not engine.kick_pending
+    assert handler.traps == []
+
+
+def test_kick_from_another_thread_ends_an_endless_loop() -> None:
+    engine, _ = make_machine()
+    load(engine, "1: inc %rbx\n jmp 1b\n")
+
+    def kick() -> None:
+        time.sleep(0.05)
+        while True:
+            engine.kick()
+            time.sleep(0.001)
+            if not engine.kick_pending:
+                return
+
+    thread = threading.Thread(target=kick)
+    thread.start()
+    engine.run(engine.cpus[0])
+    thread.join()
+    assert engine.cpus[0].registers.rbx > 1000
+
+
+def test_layout_covers_what_is_saved() -> None:
+    assert CpuState.gdt.offset == 376
+    assert CpuState.cr3.offset == 448
