@@ -19,6 +19,9 @@ from pyxen.backends.console import ConsoleBackend, Scrollback
 WRAP = 2**32
 
 
+OFFSETS = {"in_cons": 3072, "in_prod": 3076, "out_cons": 3080, "out_prod": 3084}
+
+
 class FrontEnd:
     """The guest's side, byte by byte, straight from public/io/console.h."""
 
@@ -29,14 +32,12 @@ class FrontEnd:
         self.set_index("in_cons", in_index)
         self.set_index("in_prod", in_index)
 
-    OFFSETS = {"in_cons": 3072, "in_prod": 3076, "out_cons": 3080, "out_prod": 3084}
-
     def index(self, name: str) -> int:
-        value: int = struct.unpack_from("<I", self.page, self.OFFSETS[name])[0]
+        value: int = struct.unpack_from("<I", self.page, OFFSETS[name])[0]
         return value
 
     def set_index(self, name: str, value: int) -> None:
-        struct.pack_into("<I", self.page, self.OFFSETS[name], value % WRAP)
+        struct.pack_into("<I", self.page, OFFSETS[name], value % WRAP)
 
     def write(self, data: bytes) -> int:
         """Put what fits into the output ring; returns how much that was."""
@@ -70,7 +71,7 @@ class Rig:
         self.received = bytearray()
         self.notified = 0
         self.console = ConsoleBackend(
-            memoryview(self.guest.page), self.notify, lambda data: self.received.extend(data)
+            memoryview(self.guest.page), self.notify, self.received.extend
         )
 
     def notify(self) -> None:
@@ -159,7 +160,7 @@ def test_the_console_is_marked_as_connected() -> None:
     assert guest.page[3088] == 0
 
 
-@pytest.mark.parametrize("size", [0, 4095, 8192])
+@pytest.mark.parametrize("size", (0, 4095, 8192))
 def test_a_page_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="4096"):
         ConsoleBackend(memoryview(bytearray(size)), lambda: None, lambda data: None)
@@ -170,7 +171,7 @@ def test_a_read_only_page_is_refused() -> None:
         ConsoleBackend(memoryview(bytes(4096)), lambda: None, lambda data: None)
 
 
-@pytest.mark.parametrize("distance", [2049, 4096, 2**31, WRAP - 1])
+@pytest.mark.parametrize("distance", (2049, 4096, 2**31, WRAP - 1))
 def test_an_impossible_output_ring_is_ignored_and_told_once(
     distance: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,10 +13,11 @@ A domain's console is one page of its memory, shared with the back end, and one 
            3088   connection  one byte, 0 while a back end serves the ring
 
 The indexes run freely and wrap at 2**32; their low bits are the place in the ring. So
-``prod - cons`` (modulo 2**32) is the number of bytes in a ring, and more than the ring's size means
-that somebody wrote nonsense. A producer first writes the data and then its ``prod``; a consumer first
-reads the data and then writes its ``cons``. Whoever has moved an index tells the other side through
-the event channel: the guest after output and after it has taken input, the back end likewise.
+``prod - cons`` (modulo 2**32) is the number of bytes in a ring, and more than the ring's size
+means that somebody wrote nonsense. A producer first writes the data and then its ``prod``; a
+consumer first reads the data and then writes its ``cons``. Whoever has moved an index tells the
+other side through the event channel: the guest after output and after it has taken input, the
+back end likewise.
 
 The page belongs to the guest, which may write anything to it at any time. Each index is therefore
 read once, checked, and used from our copy.

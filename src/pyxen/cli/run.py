@@ -57,7 +57,8 @@ def add_parser(
     parser.add_argument(
         "--cmdline",
         metavar="TEXT",
-        help="the kernel's command line (default: the image's, or console=hvc0)",
+        default="console=hvc0",
+        help="the kernel's command line (default: %(default)s)",
     )
     parser.add_argument(
         "--memory",
@@ -117,18 +118,16 @@ def execute(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> RunOptions:
     from pyxen.toolstack.lifecycle import RunOptions
 
-    kernel, ramdisk, command_line = arguments.kernel, arguments.ramdisk, "console=hvc0"
+    kernel, ramdisk = arguments.kernel, arguments.ramdisk
     if arguments.image is not None:
         from pyxen.toolstack import images
 
         image = images.find(arguments.image)
-        kernel, ramdisk, command_line = image.kernel, image.ramdisk, image.command_line
-    if arguments.cmdline is not None:
-        command_line = arguments.cmdline
+        kernel, ramdisk = image.kernel, image.ramdisk
     return RunOptions(
         kernel=kernel,
         ramdisk=ramdisk,
-        command_line=command_line,
+        command_line=arguments.cmdline,
         memory_mib=arguments.memory,
         vcpus=arguments.vcpus,
         engine=arguments.engine,

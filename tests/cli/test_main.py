@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command as a process: start, version, help, closed descriptors, closed pipes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyxen
+from pyxen.cli.main import main
+
+PYXEN = (sys.executable, "-m", "pyxen")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(("--version",))
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"pyxen {pyxen.__version__}\n"
+
+
+def test_no_verb_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(())
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize("verb", (("run",), ("image",), ("image", "pull"), ("info",)))
+def test_every_verb_explains_itself(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main((*verb, "--help"))
+    assert left.value.code == 0
+    assert f"usage: pyxen {' '.join(verb)}" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from pyxen.cli.main import main\n"
+        "try:\n"
+        "    main(['--help'])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(sorted(m for m in sys.modules if m in"
+        " ('asyncio', 'unicorn', 'rich', 'ctypes', 'pyxen.engine', 'pyxen.hypervisor')))\n"
+    )
+    result = subprocess.run(
+        (sys.executable, "-c", code), capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_it_runs_as_a_module() -> None:
+    result = subprocess.run((*PYXEN, "--version"), capture_output=True, text=True, check=True)
+    assert result.stdout == f"pyxen {pyxen.__version__}\n"
+
+
+def test_closed_standard_descriptors_do_no_harm() -> None:
+    script = 'exec "$@" <&- >&- 2>&-'
+    result = subprocess.run(
+        ("sh", "-c", script, "sh", *PYXEN, "image", "list"), check=False, timeout=60
+    )
+    assert result.returncode == 0
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    process = subprocess.Popen(
+        (*PYXEN, "info"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert errors == ""
+
+
+def test_info_names_host_engine_and_xen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(("info",)) == 0
+    lines = {line[:18].rstrip(): line[18:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["pyxen"] == pyxen.__version__
+    assert lines["xen version"].startswith("4.17-pyxen")
+    assert lines["engine emulator"].startswith("usable: unicorn 2.1.4")
+    assert lines["memory"].endswith("MiB available")
+    assert {"kernel", "cpu", "cores", "/dev/kvm"} <= set(lines)
+
+
+def test_info_says_why_an_engine_is_not_usable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pyxen import engine
+
+    found = [engine.EngineInfo("emulator", False, "unicorn 2.1.3 found, 2.1.4 expected")]
+    monkeypatch.setattr(engine, "probe", lambda: found)
+    assert main(("info",)) == 0
+    assert "not usable: unicorn 2.1.3 found, 2.1.4 expected\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("present", "software", "text"),
+    (
+        (False, False, "absent"),
+        (True, True, "kvm_pvm"),
+        (True, False, "no engine for it yet"),
+    ),
+)
+def test_info_tells_the_kinds_of_kvm_apart(
+    tmp_path: Path, present: bool, software: bool, text: str
+) -> None:
+    from pyxen.cli.info import _kvm
+
+    device, module = tmp_path / "kvm", tmp_path / "kvm_pvm"
+    if present:
+        device.touch()
+    if software:
+        module.mkdir()
+    assert text in _kvm(device, module)

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pyxen run`` over a life cycle that plays what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyxen import toolstack
+from pyxen.cli.main import main
+from pyxen.errors import PyxenError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    kernel: Path
+    ramdisk: Path | None
+    command_line: str
+    memory_mib: int
+    vcpus: int
+    engine: str
+    timeout: float | None
+    restart_on_reboot: bool
+
+
+@dataclass(frozen=True)
+class RunStatistics:
+    hypercalls: dict[str, tuple[int, int]]
+    traps: dict[str, tuple[int, int]]
+    guest_ns: int
+    idle_ns: int
+    wall_ns: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"hypercalls": self.hypercalls, "wall_ns": self.wall_ns}
+
+
+STATISTICS = RunStatistics(
+    hypercalls={"mmu_update": (4000, 20_000_000), "sched_op": (10, 90_000_000), "never": (0, 0)},
+    traps={"general_protection": (100, 1_000_000)},
+    guest_ns=1_500_000_000,
+    idle_ns=200_000_000,
+    wall_ns=2_000_000_000,
+)
+
+
+@dataclass
+class Outcome:
+    exit_reason: str = "poweroff"
+    report: str | None = None
+    statistics: RunStatistics = STATISTICS
+
+
+@dataclass
+class Lifecycle:
+    """What replaces the real one: notes the options, then does what ``guest`` does."""
+
+    guest: Callable[[Any], Outcome] = lambda console: Outcome()
+    options: list[RunOptions] = field(default_factory=list)
+
+    def run(self, options: RunOptions, console: Any) -> Outcome:
+        self.options.append(options)
+        return self.guest(console)
+
+
+@pytest.fixture
+def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Lifecycle:
+    fake = Lifecycle()
+    module = types.ModuleType("pyxen.toolstack.lifecycle")
+    module.__dict__.update(run=fake.run, RunOptions=RunOptions)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(toolstack, "lifecycle", module, raising=False)
+    return fake
+
+
+def run(*arguments: str) -> int:
+    return main(("run", "--kernel", "vmlinuz", *arguments))
+
+
+def test_defaults(lifecycle: Lifecycle) -> None:
+    assert run() == 0
+    assert lifecycle.options == [
+        RunOptions(
+            kernel=Path("vmlinuz"),
+            ramdisk=None,
+            command_line="console=hvc0",
+            memory_mib=256,
+            vcpus=1,
+            engine="auto",
+            timeout=None,
+            restart_on_reboot=True,
+        )
+    ]
+
+
+def test_every_option_arrives(lifecycle: Lifecycle) -> None:
+    assert (
+        run(
+            *("--ramdisk", "initrd", "--cmdline", "quiet", "--memory", "64", "--vcpus", "4"),
+            *("--engine", "emulator", "--timeout", "2.5", "--no-reboot"),
+        )
+        == 0
+    )
+    assert lifecycle.options == [
+        RunOptions(
+            kernel=Path("vmlinuz"),
+            ramdisk=Path("initrd"),
+            command_line="quiet",
+            memory_mib=64,
+            vcpus=4,
+            engine="emulator",
+            timeout=2.5,
+            restart_on_reboot=False,
+        )
+    ]
+
+
+def test_an_image_gives_kernel_and_ramdisk(
+    lifecycle: Lifecycle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    folder = tmp_path / "pyxen" / "images" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "kernel").write_bytes(b"k")
+    (folder / "ramdisk").write_bytes(b"r")
+    (folder / "meta.json").write_text(
+        json.dumps({"description": "d", "packages": {}, "recipe": "r", "pulled": "p"})
+    )
+    assert main(("run", "--image", "mine")) == 0
+    options = lifecycle.options[0]
+    assert (options.kernel, options.ramdisk) == (folder / "kernel", folder / "ramdisk")
+    assert options.command_line == "console=hvc0"
+
+
+def test_a_missing_image_is_one_line(
+    lifecycle: Lifecycle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert main(("run", "--image", "none")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("pyxen: no image none")
+    assert error.count("\n") == 1
+    assert not lifecycle.options
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    (
+        (),
+        ("--image", "a", "--kernel", "b"),
+        ("--image", "a", "--ramdisk", "b"),
+        ("--kernel", "a", "--memory", "0"),
+        ("--kernel", "a", "--memory", "many"),
+        ("--kernel", "a", "--vcpus", "-1"),
+        ("--kernel", "a", "--timeout", "0"),
+        ("--kernel", "a", "--timeout", "nan"),
+        ("--kernel", "a", "--timeout", "inf"),
+        ("--kernel", "a", "--engine", "bochs"),
+        ("--kernel", "a", "--log-level", "chatty"),
+    ),
+)
+def test_wrong_usage_has_status_2(lifecycle: Lifecycle, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(("run", *arguments))
+    assert left.value.code == 2
+    assert not lifecycle.options
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    (("poweroff", 0), ("detached", 0), ("crash", 3), ("reboot", 4), ("timeout", 124)),
+)
+def test_the_status_tells_how_the_guest_ended(
+    lifecycle: Lifecycle, reason: str, status: int
+) -> None:
+    lifecycle.guest = lambda console: Outcome(reason)
+    assert run() == status
+
+
+def test_the_crash_report_goes_to_standard_error(
+    lifecycle: Lifecycle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lifecycle.guest = lambda console: Outcome("crash", report="domain crashed: rip 0x1000")
+    assert run() == 3
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == "domain crashed: rip 0x1000\n"
+
+
+def test_console_output_reaches_standard_output(
+    lifecycle: Lifecycle, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def guest(console: Any) -> Outcome:
+        console.output(b"Linux\r\n\xff")
+        return Outcome()
+
+    lifecycle.guest = guest
+    assert run() == 0
+    assert capfdbinary.readouterr().out == b"Linux\r\n\xff"
+
+
+def test_an_error_of_the_input_is_one_line(
+    lifecycle: Lifecycle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def guest(console: Any) -> Outcome:
+        raise PyxenError("vmlinuz: not a kernel")
+
+    lifecycle.guest = guest
+    assert run() == 1
+    assert capsys.readouterr().err == "pyxen: vmlinuz: not a kernel\n"
+
+
+def test_a_bug_is_one_line_or_a_traceback_on_demand(
+    lifecycle: Lifecycle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def guest(console: Any) -> Outcome:
+        raise ZeroDivisionError("of\nours")
+
+    lifecycle.guest = guest
+    assert run() == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "bug in pyxen (ZeroDivisionError: of ours)" in error
+    with pytest.raises(ZeroDivisionError):
+        run("--log-level", "debug")
+
+
+def test_an_interrupt_has_status_130(lifecycle: Lifecycle) -> None:
+    def guest(console: Any) -> Outcome:
+        raise KeyboardInterrupt
+
+    lifecycle.guest = guest
+    assert run() == 130
+
+
+def test_the_table_of_figures(lifecycle: Lifecycle, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--stats") == 0
+    lines = [" ".join(line.split()) for line in capfd.readouterr().err.splitlines()]
+    assert lines == [
+        "hypercall count total ms mean us",
+        "sched_op 10 90.0 9000.0",
+        "mmu_update 4000 20.0 5.0",
+        "never 0 0.0 0.0",
+        "",
+        "trap count total ms mean us",
+        "general_protection 100 1.0 10.0",
+        "",
+        "time ms %",
+        "in guest code 1500.0 75.0",
+        "in the hypervisor 300.0 15.0",
+        "idle 200.0 10.0",
+        "in all 2000.0 100.0",
+    ]
+
+
+def test_figures_as_json(lifecycle: Lifecycle, tmp_path: Path) -> None:
+    path = tmp_path / "stats.json"
+    assert run("--stats-json", str(path)) == 0
+    assert json.loads(path.read_text())["hypercalls"]["sched_op"] == [10, 90_000_000]
+
+
+def test_figures_that_cannot_be_written(
+    lifecycle: Lifecycle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "missing" / "stats.json"
+    assert run("--stats-json", str(path)) == 1
+    assert capsys.readouterr().err == f"pyxen: {path}: No such file or directory\n"
+
+
+def test_a_reader_who_goes_away(lifecycle: Lifecycle, tmp_path: Path) -> None:
+    """As in ``pyxen run … | head -1``: quiet, and the status of a filter killed by SIGPIPE."""
+
+    def guest(console: Any) -> Outcome:
+        ended = threading.Event()
+
+        def serve() -> None:
+            asyncio.run(console.serve(lambda data: None, lambda: 0))
+            ended.set()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        while not ended.is_set():
+            console.output(b"y\r\n" * 1000)
+        thread.join()
+        return Outcome("detached")
+
+    lifecycle.guest = guest
+    reader, writer = os.pipe()
+    saved = os.dup(1)
+    os.dup2(writer, 1)
+    os.close(writer)
+    try:
+        head = threading.Thread(target=lambda: (os.read(reader, 3), os.close(reader)))
+        head.start()
+        assert run() == 141
+        head.join()
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
