@@ -2,14 +2,15 @@
 """The x86-64 parts of the interface (public/arch-x86/xen.h, arch-x86/xen-x86_64.h).
 
 A 64-bit PV kernel runs without privilege, at ring 3 like its own processes, in an address space
-whose part from HYPERVISOR_VIRT_START to HYPERVISOR_VIRT_END belongs to Xen. It makes a hypercall by
-calling into its hypercall page at number * 32, or by a bare `syscall`: number in rax, arguments in
-rdi, rsi, rdx, r10, r8, r9, result in rax; rcx and r11 are lost. It has no IDT: it hands Xen a table of
-`TRAP_INFO`, and Xen delivers a trap by building on the kernel's stack the frame that the processor
-would have built, with rcx and r11 above it. It goes back to user mode with the iret hypercall, from
-an `IRET_CONTEXT` on its stack. It has no GDT register either: the first FIRST_RESERVED_GDT_PAGE
-pages of the GDT are its own frames, the next ones are Xen's and hold the flat segments of FLAT_*.
-The machine-to-physical table (mfn -> pfn, 8 bytes each) is readable from MACH2PHYS_VIRT_START.
+whose part from HYPERVISOR_VIRT_START to HYPERVISOR_VIRT_END belongs to Xen. It makes a hypercall
+by calling into its hypercall page at number * 32, or by a bare `syscall`: number in rax, arguments
+in rdi, rsi, rdx, r10, r8, r9, result in rax; rcx and r11 are lost. It has no IDT: it hands Xen a
+table of `TRAP_INFO`, and Xen delivers a trap by building on the kernel's stack the frame that the
+processor would have built, with rcx and r11 above it. It goes back to user mode with the iret
+hypercall, from an `IRET_CONTEXT` on its stack. It has no GDT register either: the first
+FIRST_RESERVED_GDT_PAGE pages of the GDT are its own frames, the next ones are Xen's and hold the
+flat segments of FLAT_*. The machine-to-physical table (mfn -> pfn, 8 bytes each) is readable from
+MACH2PHYS_VIRT_START.
 """
 
 from __future__ import annotations
@@ -68,15 +69,12 @@ SEGBASE_GS_KERNEL: Final = 2
 SEGBASE_GS_USER_SEL: Final = 3
 
 # Flags of vcpu_guest_context and, the last one, of iret_context.
-VGCF_I387_VALID: Final = 1 << 0
-VGCF_IN_KERNEL: Final = 1 << 2
 VGCF_i387_valid: Final = 1 << 0
 VGCF_in_kernel: Final = 1 << 2
 VGCF_failsafe_disables_events: Final = 1 << 3
 VGCF_syscall_disables_events: Final = 1 << 4
 VGCF_online: Final = 1 << 5
 VGCF_in_syscall: Final = 1 << 8
-VGCF_IN_SYSCALL: Final = VGCF_in_syscall
 
 # Parts of trap_info.flags (the header has the macros TI_GET_DPL and TI_GET_IF): who may raise the
 # vector by a software interrupt, and whether delivery masks events.
@@ -223,5 +221,3 @@ XEN_CPUID_LEAF: Final = Layout(
     ("d", "I"),
 )
 XEN_MSR_ENTRY: Final = Layout("xen_msr_entry_t", ("idx", "I"), ("flags", "I"), ("val", "Q"))
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guest callbacks (public/callback.h).
 
-A PV kernel tells Xen the addresses at which it is to be entered: for an event, when a return to the
-guest fails because of bad segments (failsafe), for a system call of its processes, for an NMI. The
-callback_op hypercall does it one by one; set_callbacks is the older call for the first three.
+A PV kernel tells Xen the addresses at which it is to be entered: for an event, when a return to
+the guest fails because of bad segments (failsafe), for a system call of its processes, for an NMI.
+The callback_op hypercall does it one by one; set_callbacks is the older call for the first three.
 """
 
 from __future__ import annotations
@@ -38,5 +38,3 @@ CALLBACK_REGISTER: Final = Layout(
     ("address", "Q"),
 )
 CALLBACK_UNREGISTER: Final = Layout("callback_unregister_t", ("type", "H"), ("_unused", "2x"))
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}

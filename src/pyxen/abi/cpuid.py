@@ -2,10 +2,10 @@
 """Xen's own CPUID leaves (public/arch-x86/cpuid.h).
 
 From 0x40000000 on CPUID tells of the hypervisor. Leaf +0: the last leaf, and the signature
-"XenVMMXenVMM" in ebx, ecx, edx. +1: version, major in the high half of eax. +2: number of hypercall
-pages, the MSR that fills them, two words of features. +3: the TSC, in three sub-leaves: mode,
-frequency and incarnation; offset and scale to nanoseconds; frequency of the host. +4: features of HVM
-and PVH domains. +5: for PV domains, the width of machine addresses.
+"XenVMMXenVMM" in ebx, ecx, edx. +1: version, major in the high half of eax. +2: number of
+hypercall pages, the MSR that fills them, two words of features. +3: the TSC, in three sub-leaves:
+mode, frequency and incarnation; offset and scale to nanoseconds; frequency of the host. +4:
+features of HVM and PVH domains. +5: for PV domains, the width of machine addresses.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ XEN_CPUID_MACHINE_ADDRESS_WIDTH_MASK: Final = 0xFF
 XEN_CPUID_MAX_NUM_LEAVES: Final = 5
 
 NOT_IN_HEADERS: Final[dict[str, str]] = {
-    "XEN_CPUID_TSC_EMULATED": "named since Xen 4.18, the bit is older",
-    "XEN_CPUID_HOST_TSC_RELIABLE": "named since Xen 4.18, the bit is older",
-    "XEN_CPUID_RDTSCP_INSTR_AVAIL": "named since Xen 4.18, the bit is older",
-    "XEN_CPUID_TSC_MODE_DEFAULT": "named since Xen 4.18, the value is older",
-    "XEN_CPUID_TSC_MODE_ALWAYS_EMULATE": "named since Xen 4.18, the value is older",
-    "XEN_CPUID_TSC_MODE_NEVER_EMULATE": "named since Xen 4.18, the value is older",
-    "XEN_CPUID_TSC_MODE_PVRDTSCP": "named since Xen 4.18, the value is older",
+    "XEN_CPUID_TSC_EMULATED": "named later than Xen 4.17, the bit is older",
+    "XEN_CPUID_HOST_TSC_RELIABLE": "named later than Xen 4.17, the bit is older",
+    "XEN_CPUID_RDTSCP_INSTR_AVAIL": "named later than Xen 4.17, the bit is older",
+    "XEN_CPUID_TSC_MODE_DEFAULT": "named later than Xen 4.17, the value is older",
+    "XEN_CPUID_TSC_MODE_ALWAYS_EMULATE": "named later than Xen 4.17, the value is older",
+    "XEN_CPUID_TSC_MODE_NEVER_EMULATE": "named later than Xen 4.17, the value is older",
+    "XEN_CPUID_TSC_MODE_PVRDTSCP": "named later than Xen 4.17, the value is older",
 }

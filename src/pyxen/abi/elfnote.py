@@ -2,8 +2,8 @@
 """ELF notes of a guest kernel (public/elfnote.h).
 
 A kernel that can run on Xen says so, and how it wants to be started, in ELF notes with the owner
-name "Xen", in a PT_NOTE segment or a note section. A numeric note has 4 or 8 bytes, by the length of
-its contents; the others are strings that end in a zero byte. Kernels before 2006 have instead a
+name "Xen", in a PT_NOTE segment or a note section. A numeric note has 4 or 8 bytes, by the length
+of its contents; the others are strings that end in a zero byte. Kernels before 2006 have instead a
 section `__xen_guest` with one string of NAME=VALUE pairs, separated by commas.
 """
 
@@ -45,5 +45,5 @@ XEN_ELFNOTE_DUMPCORE_FORMAT_VERSION: Final = 0x2000003
 XEN_ELFNOTE_NAMES: Final[dict[int, str]] = names_of(globals(), "XEN_ELFNOTE_")
 
 NOT_IN_HEADERS: Final[dict[str, str]] = {
-    "XEN_ELFNOTE_PHYS32_RELOC": "Xen 4.20",
+    "XEN_ELFNOTE_PHYS32_RELOC": "later than Xen 4.17",
 }

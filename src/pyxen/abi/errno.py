@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Error numbers (public/errno.h).
 
-A hypercall returns a number of zero or more for success, and minus one of these for a refusal. They
-are Xen's own, chosen equal to Linux's on x86, whatever system Xen or the guest runs: so they are
-spelled out here and not taken from the `errno` module of the machine below. In the header the names
-begin with `XEN_`. Operations on several items often report through a status field in each item
-instead, and grant operations there use other numbers (`GNTST_*` in `grant_table`).
+A hypercall returns a number of zero or more for success, and minus one of these for a refusal.
+They are Xen's own, chosen equal to Linux's on x86, whatever system Xen or the guest runs: so they
+are spelled out here and not taken from the `errno` module of the machine below. In the header the
+names begin with `XEN_`. Operations on several items often report through a status field in each
+item instead, and grant operations there use other numbers (`GNTST_*` in `grant_table`).
 """
 
 from __future__ import annotations
@@ -68,4 +68,9 @@ ECONNREFUSED: Final = 111
 
 ERRNO_NAMES: Final[dict[int, str]] = {
     number: "E" + name for number, name in names_of(globals(), "E").items()
+}
+
+NOT_IN_HEADERS: Final[dict[str, str]] = {
+    "EINTR": "defined for Xen itself only, no guest sees it",
+    "ERESTART": "defined for Xen itself only, no guest sees it",
 }

@@ -5,13 +5,13 @@ An event is one bit from one side of a channel to the other; it is Xen's interru
 its ends of channels by small numbers, ports; 0 is none. The other end is another domain
 (interdomain: one side offers an unbound port, the other binds to it), another vCPU of the same
 domain (ipi), or Xen (virq: timer, debug and others). Sending to a port sets the pending bit of the
-port at the other end; if it is not masked and was not pending, the vCPU to which that port is bound
-is told by an upcall.
+port at the other end; if it is not masked and was not pending, the vCPU to which that port is
+bound is told by an upcall.
 
 In the two-level form the bits are the arrays evtchn_pending and evtchn_mask of shared_info, and
-each vCPU has a word that says in which words of the array to look (evtchn_pending_sel). In the FIFO
-form every port has a word in an array that the guest provides, and pending ports are linked into
-sixteen queues by priority, whose heads stand in a control block for each vCPU.
+each vCPU has a word that says in which words of the array to look (evtchn_pending_sel). In the
+FIFO form every port has a word in an array that the guest provides, and pending ports are linked
+into sixteen queues by priority, whose heads stand in a control block for each vCPU.
 """
 
 from __future__ import annotations
@@ -164,5 +164,3 @@ EVTCHN_FIFO_CONTROL_BLOCK: Final = Layout(
     ("_rsvd", "I"),
     ("head", f"{EVTCHN_FIFO_MAX_QUEUES}I"),
 )
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}

@@ -41,7 +41,7 @@ XENFEAT_NR_SUBMAPS: Final = 1
 
 NOT_IN_HEADERS: Final[dict[str, str]] = {
     "XENFEAT_grant_map_identity": "withdrawn, but old kernels may name it; only a comment in 4.17",
-    "XENFEAT_runstate_phys_area": "Xen 4.18",
-    "XENFEAT_vcpu_time_phys_area": "Xen 4.18",
-    "XENFEAT_dm_msix_all_writes": "Xen 4.19",
+    "XENFEAT_runstate_phys_area": "later than Xen 4.17",
+    "XENFEAT_vcpu_time_phys_area": "later than Xen 4.17",
+    "XENFEAT_dm_msix_all_writes": "later than Xen 4.17",
 }

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Grant tables (public/grant_table.h).
 
-By grants a domain lets another one use some of its frames; all data of PV devices moves that way. A
-domain has a table of entries in frames that it shares with Xen, and writes entries there itself: who
-may do what with which frame. The index of an entry is the grant reference, which it passes to the
-other domain by a ring or by xenstore. That domain asks Xen to map the frame (getting a handle, by
-which it unmaps later), or to copy to or from it. Xen sets GTF_reading and GTF_writing while the frame
-is in use, and the granter may take the entry back only when both are clear.
+By grants a domain lets another one use some of its frames; all data of PV devices moves that way.
+A domain has a table of entries in frames that it shares with Xen, and writes entries there itself:
+who may do what with which frame. The index of an entry is the grant reference, which it passes to
+the other domain by a ring or by xenstore. That domain asks Xen to map the frame (getting a handle,
+by which it unmaps later), or to copy to or from it. Xen sets GTF_reading and GTF_writing while the
+frame is in use, and the granter may take the entry back only when both are clear.
 
-Version 1 entries have 8 bytes. Version 2 entries have 16, for frame numbers above 32 bits, parts of
-a frame, and grants of another domain's grant; Xen's two flags then stand apart, in a table of status
-words of 16 bits. Each item of an operation has its own status: 0, or a GNTST_* below 0.
+Version 1 entries have 8 bytes. Version 2 entries have 16, for frame numbers above 32 bits, parts
+of a frame, and grants of another domain's grant; Xen's two flags then stand apart, in a table of
+status words of 16 bits. Each item of an operation has its own status: 0, or a GNTST_* below 0.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ GNTTAB_TRANSFER: Final = Layout(
 )
 
 # u.gmfn is a frame; where flags say so it is u.ref, which is the low 32 bits alone (the guest need
-# not clear the others).
+# not clear the others). source and dest are structures of 16 bytes.
 GNTTAB_COPY: Final = Layout(
     "gnttab_copy_t",
     ("source.u.gmfn", "Q"),
@@ -177,6 +177,7 @@ GNTTAB_COPY: Final = Layout(
     ("dest.u.gmfn", "Q"),
     ("dest.domid", "H"),
     ("dest.offset", "H"),
+    ("", "4x"),
     ("len", "H"),
     ("flags", "H"),
     ("status", "h"),
@@ -224,5 +225,3 @@ GNTTAB_CACHE_FLUSH: Final = Layout(
     ("length", "H"),
     ("op", "I"),
 )
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}

@@ -2,11 +2,11 @@
 """The wire protocol of xenstore (public/io/xs_wire.h).
 
 xenstore is a tree of small values that the domains of a machine share. A message is a header,
-`XSD_SOCKMSG`, and len bytes, mostly strings that end in a zero byte. The store answers each request
-by a message of the same type, req_id and tx_id, or of type XS_ERROR with the name of an error; watch
-events come at any time. A process of dom0 speaks it over a unix socket. A guest speaks it over one
-shared page and one event channel: the page has a ring for requests and one for answers and events,
-with freely running indices as in the console ring.
+`XSD_SOCKMSG`, and len bytes, mostly strings that end in a zero byte. The store answers each
+request by a message of the same type, req_id and tx_id, or of type XS_ERROR with the name of an
+error; watch events come at any time. A process of dom0 speaks it over a unix socket. A guest
+speaks it over one shared page and one event channel: the page has a ring for requests and one for
+answers and events, with freely running indices as in the console ring.
 """
 
 from __future__ import annotations
@@ -105,5 +105,3 @@ XENSTORE_DOMAIN_INTERFACE: Final = Layout(
     ("connection", "I"),
     ("error", "I"),
 )
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}

@@ -27,16 +27,22 @@ class Layout(struct.Struct):
     an optional count: `bBhHiIqQ` for integers, `s` for an array of bytes, `x` for padding that has
     a name but no value. In place of a code a field may have another `Layout`, or a pair of a
     `Layout` and a count: it is then one opaque bytes object, aligned as the nested structure.
+    Where C puts padding that is not a member, at the end of an inner structure whose members are
+    listed one by one, the name of an `x` is empty.
+
+    `offsets` and `sizes` give the place and the length in bytes of each field by name, `size` is
+    that of the whole.
 
     For a union, name the one member that the layout describes, and give `size` if another member
     makes the structure larger.
 
-    Raises ValueError for a code that is not one of these, a name that occurs twice, or a `size`
-    that the fields exceed.
+    Raises ValueError for a code that is not one of these, a name that occurs twice or
+    is missing, or a `size` that the fields exceed.
     """
 
     ctype: str
     offsets: Mapping[str, int]
+    sizes: Mapping[str, int]
     alignment: int
 
     def __init__(
@@ -49,12 +55,17 @@ class Layout(struct.Struct):
         position = 0
         alignment = 1
         offsets: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for name, kind in fields:
             code, length, align = _measure(kind, f"{ctype}.{name}")
             gap = -position % align
             if name in offsets:
                 raise ValueError(f"{ctype}: field {name} occurs twice")
-            offsets[name] = position + gap
+            if not name and code[-1] != "x":
+                raise ValueError(f"{ctype}: a field with the code {kind!r} must have a name")
+            if name:
+                offsets[name] = position + gap
+                sizes[name] = length
             form += f"{gap}x{code}" if gap else code
             position += gap + length
             alignment = max(alignment, align)
@@ -66,6 +77,7 @@ class Layout(struct.Struct):
         super().__init__(form)
         self.ctype = ctype
         self.offsets = MappingProxyType(offsets)
+        self.sizes = MappingProxyType(sizes)
         self.alignment = alignment
 
     def __repr__(self) -> str:

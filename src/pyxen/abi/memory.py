@@ -3,11 +3,11 @@
 
 By memory_op a domain changes the amount of its memory and asks about it. A balloon driver gives
 frames back (decrease_reservation) and takes new ones for empty places (populate_physmap); a driver
-that needs frames in a row exchanges scattered ones (exchange). A list of extents, each a power of two
-of frames, says which; the result is the number of extents done, and a call may do a part only. Other
-operations tell where the machine-to-physical table is, which memory map the guest is to believe in,
-and how memory and vCPUs spread over virtual NUMA nodes. Domains whose frames Xen translates
-(PVH, HVM) have special pages put into their address space (add_to_physmap).
+that needs frames in a row exchanges scattered ones (exchange). A list of extents, each a power of
+two of frames, says which; the result is the number of extents done, and a call may do a part only.
+Other operations tell where the machine-to-physical table is, which memory map the guest is to
+believe in, and how memory and vCPUs spread over virtual NUMA nodes. Domains whose frames Xen
+translates (PVH, HVM) have special pages put into their address space (add_to_physmap).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """NMI operations (public/nmi.h).
 
 The vCPU 0 of the control domain may have the NMIs of the real machine delivered to it; the reason
-then stands in arch_shared_info.nmi_reason. Other domains are refused with EINVAL; for them NMIs come
-from their own vCPUs (VCPUOP_send_nmi), and the callback is registered by callback_op.
+then stands in arch_shared_info.nmi_reason. Other domains are refused with EINVAL; for them NMIs
+come from their own vCPUs (VCPUOP_send_nmi), and the callback is registered by callback_op.
 """
 
 from __future__ import annotations
@@ -23,5 +23,3 @@ XEN_NMIREASON_pci_serr: Final = 1 << 1
 XEN_NMIREASON_unknown: Final = 1 << 2
 
 XENNMI_CALLBACK: Final = Layout("xennmi_callback_t", ("handler_address", "Q"), ("pad", "Q"))
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}

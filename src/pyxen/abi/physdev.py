@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Operations on physical devices (public/physdev.h).
 
-A domain with real hardware has the interrupts of that hardware as numbers of its own (pirq), bound to
-event channels; by physdev_op it maps them, acknowledges them, and asks for the right to use I/O ports
-or IO-APIC registers. A domain without hardware needs little of it: kernels set their I/O privilege
-level at start, ask how to acknowledge (pirq_eoi_gmfn), and are told that the rest is not theirs.
+A domain with real hardware has the interrupts of that hardware as numbers of its own (pirq), bound
+to event channels; by physdev_op it maps them, acknowledges them, and asks for the right to use I/O
+ports or IO-APIC registers. A domain without hardware needs little of it: kernels set their I/O
+privilege level at start, ask how to acknowledge (pirq_eoi_gmfn), and are told that the rest is not
+theirs.
 """
 
 from __future__ import annotations
@@ -156,5 +157,5 @@ PHYSDEV_DBGP_OP: Final = Layout(
 )
 
 NOT_IN_HEADERS: Final[dict[str, str]] = {
-    "PHYSDEVOP_pci_device_reset": "Xen 4.20",
+    "PHYSDEVOP_pci_device_reset": "later than Xen 4.17",
 }

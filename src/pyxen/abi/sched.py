@@ -2,9 +2,9 @@
 """Scheduler operations (public/sched.h).
 
 By sched_op a vCPU gives up the processor for a moment (yield), sleeps until an event arrives
-(block, which also unmasks events, so that none is missed in between) or until one of some ports has
-an event or a time has come (poll). The domain ends itself by shutdown, with a reason for the tools;
-a watchdog ends it if it does not come back in time.
+(block, which also unmasks events, so that none is missed in between) or until one of some ports
+has an event or a time has come (poll). The domain ends itself by shutdown, with a reason for the
+tools; a watchdog ends it if it does not come back in time.
 """
 
 from __future__ import annotations
@@ -54,5 +54,3 @@ SCHED_REMOTE_SHUTDOWN: Final = Layout(
 # timeout in seconds.
 SCHED_WATCHDOG: Final = Layout("sched_watchdog_t", ("id", "I"), ("timeout", "I"))
 SCHED_PIN_OVERRIDE: Final = Layout("sched_pin_override_t", ("pcpu", "i"))
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}

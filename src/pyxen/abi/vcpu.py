@@ -5,7 +5,8 @@ vcpu_op names an operation and a vCPU of the domain. A kernel starts a further v
 whole initial state (initialise, with a vcpu_guest_context) and then bringing it up. A vCPU has one
 periodic and one single-shot timer, which both raise VIRQ_TIMER; kernels of today use the second.
 The rest registers areas that Xen keeps up to date in the guest's memory: where the vcpu_info is to
-be (instead of in the shared info page), the time spent in each run state, a copy of the time record.
+be (instead of in the shared info page), the time spent in each run state, a copy of the time
+record.
 """
 
 from __future__ import annotations
@@ -80,6 +81,6 @@ VCPU_REGISTER_TIME_MEMORY_AREA: Final = Layout(
 )
 
 NOT_IN_HEADERS: Final[dict[str, str]] = {
-    "VCPUOP_register_runstate_phys_area": "Xen 4.18",
-    "VCPUOP_register_vcpu_time_phys_area": "Xen 4.18",
+    "VCPUOP_register_runstate_phys_area": "later than Xen 4.17",
+    "VCPUOP_register_vcpu_time_phys_area": "later than Xen 4.17",
 }

@@ -57,8 +57,8 @@ XEN_BUILD_ID: Final = Layout("xen_build_id_t", ("len", "I"))
 XEN_VARBUF: Final = XEN_BUILD_ID
 
 NOT_IN_HEADERS: Final[dict[str, str]] = {
-    "XENVER_extraversion2": "Xen 4.18",
-    "XENVER_capabilities2": "Xen 4.18",
-    "XENVER_changeset2": "Xen 4.18",
-    "XENVER_commandline2": "Xen 4.18",
+    "XENVER_extraversion2": "later than Xen 4.17",
+    "XENVER_capabilities2": "later than Xen 4.17",
+    "XENVER_changeset2": "later than Xen 4.17",
+    "XENVER_commandline2": "later than Xen 4.17",
 }

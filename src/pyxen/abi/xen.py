@@ -5,15 +5,15 @@ A guest asks Xen for something by a hypercall: a number (HYPERVISOR_*) and up to
 registers, of which some are addresses of structures in the guest's memory; the result is zero or
 more, or minus an error number (`errno`). `multicall` makes many calls in one. In the other
 direction Xen tells a guest something through memory and events: one `SHARED_INFO` page for each
-domain, in it one `VCPU_INFO` for each vCPU with the flag that an event waits and with what the vCPU
-needs to compute the time from its TSC.
+domain, in it one `VCPU_INFO` for each vCPU with the flag that an event waits and with what the
+vCPU needs to compute the time from its TSC.
 
 A PV guest owns machine frames (mfn) that are scattered over the machine, and numbers them itself
 without gaps (pfn). Its page tables hold mfns, are read-only to it, and are changed through
-`mmu_update` and `update_va_mapping`; `mmuext_op` pins tables, switches the base pointer and flushes.
-The domain begins to run with rsi pointing at `START_INFO`, which names everything that the builder
-has prepared: the list of its frames, the page tables, the shared info page, the ramdisk, the
-command line, and the pages and ports of console and xenstore.
+`mmu_update` and `update_va_mapping`; `mmuext_op` pins tables, switches the base pointer and
+flushes. The domain begins to run with rsi pointing at `START_INFO`, which names everything that
+the builder has prepared: the list of its frames, the page tables, the shared info page, the
+ramdisk, the command line, and the pages and ports of console and xenstore.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ START_INFO: Final = Layout(
     ("nr_p2m_frames", "Q"),
 )
 
-# Several ramdisks in one: at the front of the module, offsets from there; mod_start 0 ends the list.
+# Several ramdisks in one, listed at its front; offsets count from there, mod_start 0 ends the list.
 XEN_MULTIBOOT_MOD_LIST: Final = Layout(
     "struct xen_multiboot_mod_list",
     ("mod_start", "I"),
@@ -278,5 +278,3 @@ XEN_MULTIBOOT_MOD_LIST: Final = Layout(
 )
 
 XEN_UUID: Final = Layout("xen_uuid_t", ("a", "16s"))
-
-NOT_IN_HEADERS: Final[dict[str, str]] = {}
