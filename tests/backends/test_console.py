@@ -153,13 +153,6 @@ def test_output_that_could_not_be_passed_on_stays_in_the_ring() -> None:
     assert attempts == [b"once", b"once"]
 
 
-def test_the_console_is_marked_as_connected() -> None:
-    guest = FrontEnd()
-    guest.page[3088] = 1
-    Rig(guest)
-    assert guest.page[3088] == 0
-
-
 @pytest.mark.parametrize("size", (0, 4095, 8192))
 def test_a_page_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="4096"):

@@ -303,7 +303,12 @@ def test_a_reader_who_goes_away(lifecycle: Lifecycle, tmp_path: Path) -> None:
     os.dup2(writer, 1)
     os.close(writer)
     try:
-        head = threading.Thread(target=lambda: (os.read(reader, 3), os.close(reader)))
+
+        def read_and_go() -> None:
+            os.read(reader, 3)
+            os.close(reader)
+
+        head = threading.Thread(target=read_and_go)
         head.start()
         assert run() == 141
         head.join()

@@ -187,7 +187,12 @@ def test_one_long_output_is_written_whole(pipe: tuple[int, int], null: int) -> N
     reader, writer = pipe
     data = random.Random(7).randbytes(300_001)
     with Terminal(null, writer) as terminal:
-        thread = threading.Thread(target=lambda: (terminal.output(data), os.close(writer)))
+
+        def write() -> None:
+            terminal.output(data)
+            os.close(writer)
+
+        thread = threading.Thread(target=write)
         thread.start()
         received = bytearray()
         while chunk := os.read(reader, 65536):

@@ -10,7 +10,6 @@ A domain's console is one page of its memory, shared with the back end, and one 
            3076   in_prod     of each ring
            3080   out_cons
            3084   out_prod
-           3088   connection  one byte, 0 while a back end serves the ring
 
 The indexes run freely and wrap at 2**32; their low bits are the place in the ring. So
 ``prod - cons`` (modulo 2**32) is the number of bytes in a ring, and more than the ring's size
@@ -33,22 +32,20 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyxen.abi.io_console import XENCONS_IN_SIZE, XENCONS_INTERFACE, XENCONS_OUT_SIZE
+
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 4096
 
-_IN_SIZE = 1024
-_OUT_SIZE = 2048
-_IN_OFFSET = 0
-_OUT_OFFSET = 1024
-_CONNECTION_OFFSET = 3088
-_CONNECTED = 0
+_IN_OFFSET = XENCONS_INTERFACE.offsets["in"]
+_OUT_OFFSET = XENCONS_INTERFACE.offsets["out"]
 
 # Places in the page seen as 32-bit words.
-_IN_CONS = 768
-_IN_PROD = 769
-_OUT_CONS = 770
-_OUT_PROD = 771
+_IN_CONS = XENCONS_INTERFACE.offsets["in_cons"] // 4
+_IN_PROD = XENCONS_INTERFACE.offsets["in_prod"] // 4
+_OUT_CONS = XENCONS_INTERFACE.offsets["out_cons"] // 4
+_OUT_PROD = XENCONS_INTERFACE.offsets["out_prod"] // 4
 
 _INDEX_MASK = 0xFFFF_FFFF
 
@@ -101,7 +98,6 @@ class ConsoleBackend:
         self._bytes_in = 0
         self._events = 0
         self._overruns = 0
-        self._bytes[_CONNECTION_OFFSET] = _CONNECTED
 
     def on_event(self) -> None:
         """Serve a notification of the guest: take its output, give it the input that now fits."""
@@ -153,11 +149,11 @@ class ConsoleBackend:
             size = (prod - cons) & _INDEX_MASK
             if size == 0:
                 return False
-            if size > _OUT_SIZE:
+            if size > XENCONS_OUT_SIZE:
                 self._count_overrun("out", cons, prod)
                 return False
-            start = cons % _OUT_SIZE
-            ring = self._bytes[_OUT_OFFSET : _OUT_OFFSET + _OUT_SIZE]
+            start = cons % XENCONS_OUT_SIZE
+            ring = self._bytes[_OUT_OFFSET : _OUT_OFFSET + XENCONS_OUT_SIZE]
             data = bytes(ring[start : start + size])
             data += ring[: size - len(data)]
             self._output(data)
@@ -172,15 +168,15 @@ class ConsoleBackend:
         cons = self._words[_IN_CONS]
         prod = self._words[_IN_PROD]
         used = (prod - cons) & _INDEX_MASK
-        if used > _IN_SIZE:
+        if used > XENCONS_IN_SIZE:
             self._count_overrun("in", cons, prod)
             return False
-        size = min(_IN_SIZE - used, len(self._queue))
+        size = min(XENCONS_IN_SIZE - used, len(self._queue))
         if size == 0:
             return False
-        start = prod % _IN_SIZE
-        first = min(size, _IN_SIZE - start)
-        ring = self._bytes[_IN_OFFSET : _IN_OFFSET + _IN_SIZE]
+        start = prod % XENCONS_IN_SIZE
+        first = min(size, XENCONS_IN_SIZE - start)
+        ring = self._bytes[_IN_OFFSET : _IN_OFFSET + XENCONS_IN_SIZE]
         ring[start : start + first] = self._queue[:first]
         ring[: size - first] = self._queue[first:size]
         del self._queue[:size]
