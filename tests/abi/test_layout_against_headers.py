@@ -9,6 +9,7 @@ be listed here with the reason why not.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 import shutil
@@ -265,7 +266,15 @@ def compile_and_run(source: str, folder: Path) -> tuple[str, str]:
     path = folder / "probe.c"
     path.write_text(source)
     command = ["gcc", "-w", "-fmax-errors=0", "-o", "probe", str(path)]
-    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    built = subprocess.run(
+        command,
+        cwd=folder,
+        # The complaints are read below: in English.
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if built.returncode != 0:
         return "", built.stderr
     run = subprocess.run([folder / "probe"], capture_output=True, text=True, check=True)

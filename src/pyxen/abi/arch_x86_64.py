@@ -4,8 +4,8 @@
 A 64-bit PV kernel runs without privilege, at ring 3 like its own processes, in an address space
 whose part from HYPERVISOR_VIRT_START to HYPERVISOR_VIRT_END belongs to Xen. It makes a hypercall
 by calling into its hypercall page at number * 32, or by a bare `syscall`: number in rax, arguments
-in rdi, rsi, rdx, r10, r8, r9, result in rax; rcx and r11 are lost. It has no IDT: it hands Xen a
-table of `TRAP_INFO`, and Xen delivers a trap by building on the kernel's stack the frame that the
+in rdi, rsi, rdx, r10, r8, result in rax; rcx and r11 are lost. It has no IDT: it hands Xen a table
+of `TRAP_INFO`, and Xen delivers a trap by building on the kernel's stack the frame that the
 processor would have built, with rcx and r11 above it. It goes back to user mode with the iret
 hypercall, from an `IRET_CONTEXT` on its stack. It has no GDT register either: the first
 FIRST_RESERVED_GDT_PAGE pages of the GDT are its own frames, the next ones are Xen's and hold the

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The common part of the interface (public/xen.h).
 
-A guest asks Xen for something by a hypercall: a number (HYPERVISOR_*) and up to six arguments in
+A guest asks Xen for something by a hypercall: a number (HYPERVISOR_*) and up to five arguments in
 registers, of which some are addresses of structures in the guest's memory; the result is zero or
 more, or minus an error number (`errno`). `multicall` makes many calls in one. In the other
 direction Xen tells a guest something through memory and events: one `SHARED_INFO` page for each
