@@ -355,7 +355,10 @@ ADDRESSES = {
     "mov dword [rip+x],-1": ("c7 05 f6 07 01 00 ff ff ff ff", {}),
     "mov [abs32],rcx": ("48 89 0c 25 00 08 02 00", {"rcx": 9}),
     "mov [moffs64],rax": ("48 a3 00 08 02 00 00 00 00 00", {"rax": 1 << 63}),
-    "mov [eax+ecx],rdx": ("67 48 89 14 08", {"rax": 0xFFFFFFFF00000800 + DATA, "rdx": 3}),
+    "mov [eax+ecx],rdx": (
+        "67 48 89 14 08",
+        {"rax": 0xAAAAAAAAFFFFFFF0, "rcx": ENTRY + 0x10, "rdx": 3},
+    ),
     "mov gs:[rdi],rax": ("65 48 89 07", {"gs_base": DATA, "rdi": 0x800, "rax": 4}),
     "mov fs:[rdi],al": ("64 88 07", {"fs_base": DATA + 0x900, "rdi": -0x100 % (1 << 64)}),
     "mov [rdi],ch": ("88 2f", {"rdi": ENTRY, "rcx": 0x1234}),
