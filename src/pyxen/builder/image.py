@@ -23,7 +23,7 @@ from typing import Final
 
 from pyxen.builder import bzimage, payload
 from pyxen.builder.elf import ElfFile, is_elf, parse_elf
-from pyxen.builder.notes import KernelRange, XenNotes, check_pv, read_notes
+from pyxen.builder.notes import PvKernel, XenNotes, check_pv, read_notes
 from pyxen.errors import PyxenError
 
 _CACHE_HEADER: Final = struct.Struct("<16sQI")
@@ -39,7 +39,7 @@ class KernelImage:
     elf: ElfFile
     notes: XenNotes
 
-    def check_pv(self, offered_features: int) -> KernelRange:
+    def check_pv(self, offered_features: int) -> PvKernel:
         """As `notes.check_pv`, with the file's name in the error."""
         try:
             return check_pv(self.elf, self.notes, offered_features)

@@ -30,6 +30,10 @@ _FEATURE_BITS: Final = {name: bit for bit, name in features.XENFEAT_NAMES.items(
 _ALWAYS_OFFERED: Final = 1 << features.XENFEAT_writable_page_tables
 
 
+# Far more than any kernel takes; the initial mapping has to hold it.
+_MAX_EXTENT: Final = 4 << 30
+
+
 @dataclass(frozen=True, kw_only=True)
 class XenNotes:
     """The notes of a kernel; None where a kernel has no such note.
@@ -63,11 +67,15 @@ class XenNotes:
 
 
 @dataclass(frozen=True)
-class KernelRange:
-    """Where the kernel's segments lie in the initial mapping: virtual addresses, end exclusive."""
+class PvKernel:
+    """Where the segments of a PV kernel will lie, and where it begins.
+
+    Virtual addresses, `end` exclusive.
+    """
 
     start: int
     end: int
+    entry: int
 
 
 def read_notes(elf: ElfFile) -> XenNotes:
@@ -86,11 +94,10 @@ def read_notes(elf: ElfFile) -> XenNotes:
     )
 
 
-def check_pv(elf: ElfFile, notes: XenNotes, offered_features: int) -> KernelRange:
+def check_pv(elf: ElfFile, notes: XenNotes, offered_features: int) -> PvKernel:
     """Check that the kernel can be started as a 64-bit PV domain.
 
-    `offered_features` is what the hypervisor answers to XENVER_get_features, as a mask. The result
-    is the part of the initial mapping that the kernel's segments will fill.
+    `offered_features` is what the hypervisor answers to XENVER_get_features, as a mask.
 
     Raises PyxenError if the kernel has no PV entry, is for another version or loader, requires a
     feature that is not offered, or names addresses that do not fit together.
@@ -109,10 +116,10 @@ def check_pv(elf: ElfFile, notes: XenNotes, offered_features: int) -> KernelRang
     lacking.extend(notes.features_unknown)
     if lacking:
         raise PyxenError(f"kernel requires the feature {', '.join(lacking)}, which is not offered")
-    return _kernel_range(elf, notes, notes.entry)
+    return _place(elf, notes, notes.entry)
 
 
-def _kernel_range(elf: ElfFile, notes: XenNotes, entry: int) -> KernelRange:
+def _place(elf: ElfFile, notes: XenNotes, entry: int) -> PvKernel:
     loadable = elf.loadable
     offset = notes.virt_base - notes.paddr_offset
     start = loadable[0].paddr + offset
@@ -123,6 +130,11 @@ def _kernel_range(elf: ElfFile, notes: XenNotes, entry: int) -> KernelRange:
             f"{notes.virt_base:#x} and PADDR_OFFSET {notes.paddr_offset:#x}, "
             "expected within the address space and not before VIRT_BASE"
         )
+    if end - notes.virt_base > _MAX_EXTENT:
+        raise PyxenError(
+            f"kernel's segments reach {(end - notes.virt_base) >> 20} MiB beyond VIRT_BASE "
+            f"{notes.virt_base:#x}, expected at most {_MAX_EXTENT >> 20}"
+        )
     if not start <= entry < end:
         raise PyxenError(
             f"kernel's ENTRY {entry:#x} lies outside its segments at {start:#x} to {end:#x}"
@@ -132,7 +144,13 @@ def _kernel_range(elf: ElfFile, notes: XenNotes, entry: int) -> KernelRange:
             f"kernel's INIT_P2M {notes.init_p2m:#x} lies within its segments "
             f"at {start:#x} to {end:#x}"
         )
-    return KernelRange(start, end)
+    page = notes.hypercall_page
+    if page is not None and (page % 4096 or not start <= page <= end - 4096):
+        raise PyxenError(
+            f"kernel's HYPERCALL_PAGE {page:#x} is not the address of a page in its segments "
+            f"at {start:#x} to {end:#x}"
+        )
+    return PvKernel(start, end, entry)
 
 
 def _segment_notes(elf: ElfFile) -> dict[int, bytes]:
