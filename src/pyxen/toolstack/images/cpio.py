@@ -14,6 +14,7 @@ root, and inode numbers count up in the order of the sorted paths.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def write_archive(stream: BinaryIO, entries: Mapping[str, Entry]) -> None:
 def _with_parents(entries: Mapping[str, Entry]) -> dict[str, Entry]:
     complete: dict[str, Entry] = {}
     for path, entry in entries.items():
-        if not path.startswith("/") or path == "/" or os.path.normpath(path) != path:
+        # normpath keeps a double slash at the start.
+        if not re.match("/[^/]", path) or os.path.normpath(path) != path:
             raise ValueError(f"{path!r} is not an absolute, normal path")
         for parent in PurePosixPath(path).parents[:-1]:
             complete.setdefault(str(parent), entries.get(str(parent), folder()))

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pulls from an apt of our own: shell scripts that hand out small packages, built with dpkg-deb."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from test_cpio import read_back
+from test_kernel_modules import module_file
+
+from pyxen.errors import PyxenError
+from pyxen.toolstack import images
+
+BUSYBOX = "#!/bin/sh\nprintf 'busybox\\nsh\\n'\n"
+
+# Packages are files PACKAGE.deb with PACKAGE.show beside them. The folder `fresh` holds what is
+# seen after an update only.
+APT_CACHE = """\
+#!/bin/sh
+for package; do :; done
+folder=$POOL
+case "$*" in *Dir::State::lists*) folder=$POOL/fresh ;; esac
+cat "$folder/$package.show" 2>/dev/null && exit
+echo "E: No packages found" >&2
+exit 100
+"""
+APT_GET = """\
+#!/bin/sh
+echo "$*" >>"$POOL/log"
+folder=$POOL
+case "$*" in *Dir::State::lists*) folder=$POOL/fresh ;; esac
+case "$*" in *update)
+    [ -d "$POOL/fresh" ] && exit
+    printf 'W: something else\\nE: Failed to fetch: no network\\n' >&2
+    exit 100 ;;
+esac
+for package; do :; done
+package=${package%%=*}
+[ -e "$POOL/hang" ] && exec sleep 60
+cp "$folder/$package.deb" "${package}_1_amd64.deb" 2>/dev/null && exit
+echo "E: Failed to fetch $package  404  Not Found" >&2
+exit 100
+"""
+
+
+class Pool:
+    """The packages that the imitated apt offers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+
+    def add(self, name: str, depends: str = "", version: str = "1", **files: bytes | str) -> None:
+        tree = self.folder / "tree"
+        for path, content in {"./DEBIAN/control": self._control(name), **files}.items():
+            target = tree / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content if isinstance(content, bytes) else content.encode())
+            target.chmod(0o755)
+        deb = self.folder / f"{name}.deb"
+        subprocess.run(["dpkg-deb", "--build", tree, deb], check=True, capture_output=True)
+        shutil.rmtree(tree)
+        self.folder.joinpath(f"{name}.show").write_text(
+            f"Package: {name}\nVersion: {version}\nDepends: {depends}\nFilename: pool/{name}.deb\n"
+            f"Size: {deb.stat().st_size}\nDescription: x\n more\n\nPackage: other\n"
+        )
+
+    def fill(self, version: str = "1", kernel: bytes = b"the kernel") -> None:
+        modules = "lib/modules/6.1/kernel/drivers"
+        self.add("linux-image-amd64", "linux-image-6.1-amd64 (= 1), base | other", version)
+        self.add(
+            "linux-image-6.1-amd64",
+            "kmod, initramfs-tools (>= 0.1) | linux-initramfs-tool",
+            version,
+            **{
+                "boot/vmlinuz-6.1": kernel,
+                f"{modules}/block/xen-blkfront.ko": module_file(),
+                f"{modules}/net/xen-netfront.ko": module_file(),
+            },
+        )
+        self.add("busybox-static", "", version, **{"bin/busybox": BUSYBOX})
+
+    def _control(self, name: str) -> str:
+        return (
+            f"Package: {name}\nVersion: 1\nArchitecture: amd64\n"
+            "Maintainer: none <none@example.org>\nDescription: x\n"
+        )
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("no dpkg-deb on this machine")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in (("apt-get", APT_GET), ("apt-cache", APT_CACHE)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("POOL", str(tmp_path / "pool"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Pool(tmp_path / "pool")
+
+
+def left(tmp_path: Path) -> list[str]:
+    store = tmp_path / "data/pyxen/images"
+    return sorted(path.name for path in store.iterdir()) if store.exists() else []
+
+
+def test_pull_makes_an_image_of_kernel_and_initramfs(pool: Pool, tmp_path: Path) -> None:
+    pool.fill()
+
+    image = images.pull("debian")
+
+    assert image == images.find("debian")
+    assert image.kernel.read_bytes() == b"the kernel"
+    entries = read_back(image.ramdisk.read_bytes())
+    assert entries["bin/busybox"][0].data.decode() == BUSYBOX
+    assert b"xen-netfront.ko" in entries["etc/modules"][0].data
+    assert image.packages == {
+        "linux-image-amd64": "1",
+        "linux-image-6.1-amd64": "1",
+        "busybox-static": "1",
+    }
+    assert left(tmp_path) == [".lock", "debian"]
+    assert sorted(path.name for path in image.kernel.parent.iterdir()) == [
+        "kernel",
+        "meta.json",
+        "ramdisk",
+    ]
+
+
+def test_pull_downloads_again_only_when_there_is_something_newer(pool: Pool) -> None:
+    pool.fill()
+    first = images.pull("debian")
+    log = (pool.folder / "log").read_text()
+
+    assert images.pull("debian") == first
+    assert (pool.folder / "log").read_text() == log
+
+    pool.fill(version="2", kernel=b"newer")
+    assert images.pull("debian").kernel.read_bytes() == b"newer"
+
+
+def test_pull_replaces_a_damaged_image(pool: Pool) -> None:
+    pool.fill()
+    image = images.pull("debian")
+    (image.kernel.parent / "meta.json").write_text("{")
+
+    assert images.pull("debian").kernel.read_bytes() == b"the kernel"
+
+
+def test_pull_fetches_lists_of_its_own_when_the_systems_lack_the_package(pool: Pool) -> None:
+    Pool(pool.folder / "fresh").fill()
+
+    assert images.pull("debian").kernel.read_bytes() == b"the kernel"
+    assert " update\n" in (pool.folder / "log").read_text()
+
+
+def test_pull_fetches_lists_of_its_own_when_the_systems_are_out_of_date(
+    pool: Pool, tmp_path: Path
+) -> None:
+    pool.fill()
+    (pool.folder / "linux-image-6.1-amd64.deb").unlink()
+    Pool(pool.folder / "fresh").fill(version="2")
+
+    assert images.pull("debian").packages["linux-image-6.1-amd64"] == "2"
+    assert left(tmp_path) == [".lock", "debian"]
+
+
+def test_pull_without_network_is_told_in_one_line(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(PyxenError) as caught:
+        images.pull("debian")
+
+    assert str(caught.value) == "apt's package lists were not fetched: Failed to fetch: no network"
+    assert left(tmp_path) == [".lock"]
+
+
+def test_pull_of_a_package_that_is_nowhere_is_told_in_one_line(pool: Pool) -> None:
+    Pool(pool.folder / "fresh").fill()
+    (pool.folder / "fresh/linux-image-6.1-amd64.deb").unlink()
+
+    with pytest.raises(PyxenError, match=r"linux-image-6\.1-amd64 was not downloaded: .* 404"):
+        images.pull("debian")
+
+
+def test_pull_of_a_kernel_package_without_a_kernel_is_told(pool: Pool, tmp_path: Path) -> None:
+    pool.fill()
+    pool.add("linux-image-6.1-amd64", **{"boot/config-6.1": "x"})
+
+    with pytest.raises(PyxenError, match="holds no boot/vmlinuz-"):
+        images.pull("debian")
+    assert left(tmp_path) == [".lock"]
+
+
+def test_pull_of_an_unknown_image_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(PyxenError, match=r"no image fedora \(expected one of debian, debian-cloud"):
+        images.pull("fedora")
+
+
+def test_pull_without_apt_says_what_else_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(PyxenError, match=r"apt-get, .* not found: .* --kernel and --ramdisk"):
+        images.pull("debian")
+
+
+def test_pull_into_a_folder_that_cannot_be_made_is_told(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+
+    with pytest.raises(PyxenError, match="image debian was not made: Not a directory"):
+        images.pull("debian")
+
+
+@pytest.mark.parametrize("how", (signal.SIGINT, signal.SIGKILL))
+def test_an_interrupted_pull_leaves_nothing_half_done(
+    pool: Pool, tmp_path: Path, how: signal.Signals
+) -> None:
+    pool.fill()
+    (pool.folder / "hang").touch()
+    program = textwrap.dedent(
+        """
+        from pyxen.toolstack import images
+        try:
+            images.pull("debian")
+        except KeyboardInterrupt:
+            raise SystemExit(130)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not (pool.folder / "log").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert any(name.startswith(".tmp-") for name in left(tmp_path))
+
+    os.killpg(process.pid, how)
+    assert process.wait(timeout=30) in (130, -signal.SIGKILL)
+
+    assert images.list() == []
+    if how is signal.SIGINT:
+        assert left(tmp_path) == [".lock"]
+    (pool.folder / "hang").unlink()
+    images.pull("debian")
+    assert left(tmp_path) == [".lock", "debian"]
+
+
+def test_initramfs_is_built_with_the_modules_of_a_package(pool: Pool, tmp_path: Path) -> None:
+    pool.fill()
+
+    images.build_initramfs(
+        tmp_path / "out", kernel_modules=pool.folder / "linux-image-6.1-amd64.deb"
+    )
+
+    entries = read_back((tmp_path / "out").read_bytes())
+    assert entries["bin/busybox"][0].data.decode() == BUSYBOX
+    assert "lib/modules/6.1/kernel/drivers/net/xen-netfront.ko" in entries
+
+
+def test_initramfs_from_a_file_that_is_no_package_is_told(pool: Pool, tmp_path: Path) -> None:
+    pool.fill()
+    (tmp_path / "x.deb").write_bytes(b"hello")
+
+    with pytest.raises(PyxenError, match=r"x\.deb was not unpacked: "):
+        images.build_initramfs(tmp_path / "out", kernel_modules=tmp_path / "x.deb")
+
+
+def test_initramfs_where_nothing_can_be_written_is_told(pool: Pool, tmp_path: Path) -> None:
+    pool.fill()
+
+    with pytest.raises(PyxenError, match="was not written: No such file or directory"):
+        images.build_initramfs(tmp_path / "absent/out")
+
+
+def test_debians_packages_make_an_image(debian_image: images.Image) -> None:
+    """The real thing, where apt and a network are there."""
+    assert debian_image.kernel.read_bytes()[0x202:0x206] == b"HdrS"
+    entries = read_back(debian_image.ramdisk.read_bytes())
+    listed = entries["etc/modules"][0].data.decode().splitlines()
+    assert {Path(path).name for path in listed} >= {"xen-blkfront.ko", "xen-netfront.ko"}
+    assert entries["bin/sh"][0].data == b"busybox"
