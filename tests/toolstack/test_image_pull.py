@@ -227,6 +227,24 @@ def test_pull_into_a_folder_that_cannot_be_made_is_told(
         images.pull("debian")
 
 
+def test_pull_onto_a_full_disk_is_told(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.fill()
+    dpkg_deb = tmp_path / "programs/dpkg-deb"
+    dpkg_deb.write_text(
+        "#!/bin/sh\n"
+        "echo 'tar: ./a: Wrote only 7168 of 10240 bytes' >&2\n"
+        "echo 'tar: ./b: Cannot write: No space left on device' >&2\n"
+        "exit 2\n"
+    )
+    dpkg_deb.chmod(0o755)
+
+    with pytest.raises(PyxenError, match="deb was not unpacked: No space left on device$"):
+        images.pull("debian")
+    assert left(tmp_path) == [".lock"]
+
+
 @pytest.mark.parametrize("how", (signal.SIGINT, signal.SIGKILL))
 def test_an_interrupted_pull_leaves_nothing_half_done(
     pool: Pool, tmp_path: Path, how: signal.Signals

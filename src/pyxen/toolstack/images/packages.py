@@ -8,6 +8,7 @@ Both are cured by lists of our own, in the user's cache folder, which need no ro
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -192,6 +193,10 @@ def _environment() -> dict[str, str]:
 
 def _reason(errors: str) -> str:
     """Return the line of a program's error output that says what was wrong."""
+    full = os.strerror(errno.ENOSPC)
+    if full in errors:
+        # tar says first how much it wrote, and of each file after the first.
+        return full
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     marked = [line.partition(":")[2].strip() for line in lines if line.startswith(("E:", "Err:"))]
     return (marked or lines or ["no reason given"])[0]
