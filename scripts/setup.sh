@@ -35,9 +35,10 @@ find_python() {
 
 # Prints the Debian packages that are missing, on one line.
 missing_packages() {
-    command -v python3 >/dev/null || printf 'python3 '
-    if command -v python3 >/dev/null; then
-        python3 -c 'import ensurepip, venv' 2>/dev/null || printf 'python3-venv '
+    if ! command -v "${PYTHON:-python3}" >/dev/null; then
+        printf 'python3 python3-venv '
+    elif ! "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null; then
+        printf 'python3-venv '
     fi
     [ -e /etc/ssl/certs/ca-certificates.crt ] || printf 'ca-certificates '
     if [ "$scope" = dev ]; then

@@ -240,7 +240,7 @@ def test_pull_onto_a_full_disk_is_told(
     )
     dpkg_deb.chmod(0o755)
 
-    with pytest.raises(PyxenError, match="deb was not unpacked: No space left on device$"):
+    with pytest.raises(PyxenError, match=r"deb was not unpacked: No space left on device$"):
         images.pull("debian")
     assert left(tmp_path) == [".lock"]
 
