@@ -89,7 +89,7 @@ def load_symbols(kernel: KernelImage, system_map: Path | None = None) -> SymbolT
     sources = (
         read_system_map(system_map) if system_map else None,
         read_symtab(kernel.elf),
-        read_kallsyms(kernel.elf.data),
+        read_kallsyms(kernel.elf.data, low, high),
     )
     for symbols in sources:
         table = SymbolTable(symbols or (), low, high)
@@ -147,10 +147,11 @@ def read_system_map(path: Path) -> list[tuple[int, str]] | None:
     return symbols
 
 
-def read_kallsyms(data: memoryview) -> list[tuple[int, str]] | None:
+def read_kallsyms(data: memoryview, low: int, high: int) -> list[tuple[int, str]] | None:
     """Address and name of each symbol in the kallsyms tables of a Linux image; None without such.
 
-    `data` is the whole ELF file; where the tables lie is found by their structure.
+    `data` is the whole ELF file; where the tables lie is found by their structure. The kernel lies
+    at the virtual addresses from `low` to `high`.
     """
     for match in re.finditer(re.escape(_DIGITS), data):
         tokens = _read_tokens(data, match.start())
@@ -161,7 +162,7 @@ def read_kallsyms(data: memoryview) -> list[tuple[int, str]] | None:
         if found is None:
             continue
         names, count = found
-        addresses = _find_addresses(data, names - 8, end, count)
+        addresses = _find_addresses(data, names - 8, end, count, range(low, high))
         if addresses is not None:
             expanded = _expand(data, names, count, strings)
             # The first character is the type.
@@ -278,7 +279,7 @@ def _expand(data: memoryview, names: int, count: int, tokens: list[str]) -> Iter
 
 
 def _find_addresses(
-    data: memoryview, num_syms: int, token_index_end: int, count: int
+    data: memoryview, num_syms: int, token_index_end: int, count: int, kernel: range
 ) -> list[int] | None:
     offsets_size = _aligned(count * 4)
     candidates = (
@@ -289,11 +290,13 @@ def _find_addresses(
         if offsets < 0 or base + 8 > len(data):
             continue
         (relative_base,) = struct.unpack_from("<Q", data, base)
+        if relative_base not in kernel:
+            continue
         signed = struct.unpack_from(f"<{count}i", data, offsets)
         if min(signed) < 0 <= signed[0] and signed[-1] < 0:
             addresses = [offset if offset >= 0 else relative_base - 1 - offset for offset in signed]
         else:
             addresses = [relative_base + (offset & 0xFFFFFFFF) for offset in signed]
-        if relative_base and addresses[-1] < 1 << 64 and addresses == sorted(addresses):
+        if addresses == sorted(addresses):
             return addresses
     return None
