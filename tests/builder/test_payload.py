@@ -4,17 +4,22 @@ from __future__ import annotations
 import bz2
 import lzma
 import struct
+import sys
 import zlib
 
 import lz4.block
 import lz4.frame
 import lzallright
 import pytest
-from backports import zstd
 from small_kernels import gzip_compressed
 
 from pyxen.builder.payload import compression_of, decompress
 from pyxen.errors import PyxenError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 # More than one lzo block of 256 KiB.
 CONTENT = b"".join(b"%d bottles of beer on the wall\n" % number for number in range(10_000))

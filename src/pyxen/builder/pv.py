@@ -36,20 +36,21 @@ from pyxen.builder.elf import PF_X
 from pyxen.builder.image import KernelImage
 from pyxen.builder.notes import PvKernel, XenNotes
 from pyxen.errors import PyxenError
+from pyxen.hypervisor.page_flags import (
+    ACCESSED,
+    DIRTY,
+    NX,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PRESENT,
+    RW,
+)
 
-_PAGE_SIZE: Final = 4096
-_PAGE_SHIFT: Final = 12
 _MIB: Final = 1 << 20
-
-_PRESENT: Final = 1 << 0
-_RW: Final = 1 << 1
-_ACCESSED: Final = 1 << 5
-_DIRTY: Final = 1 << 6
-_NX: Final = 1 << 63
 
 # Xen also sets the user bit, as its 64-bit guests' kernels run in ring 3 like their processes. Here
 # the guest kernel runs at privilege level 1, so that the paging hardware protects it from them.
-_KERNEL: Final = _PRESENT | _RW | _ACCESSED | _DIRTY
+_KERNEL: Final = PRESENT | RW | ACCESSED | DIRTY
 
 # A page table of level n maps 1 << _TABLE_SHIFT[n] bytes.
 _TABLE_SHIFT: Final = {1: 21, 2: 30, 3: 39, 4: 48}
@@ -165,7 +166,7 @@ def build_pv(
     start_info = xen.START_INFO.pack(
         b"xen-3.0-x86_64",
         memory.nr_pages,
-        memory.shared_info_mfn << _PAGE_SHIFT,
+        memory.shared_info_mfn << PAGE_SHIFT,
         flags,
         store_mfn,
         store_port,
@@ -221,22 +222,22 @@ class _Layout:
 
     def address_of(self, pfn: int) -> int:
         """The virtual address of a page in the initial mapping."""
-        return self.virt_base + (pfn << _PAGE_SHIFT)
+        return self.virt_base + (pfn << PAGE_SHIFT)
 
 
 def _plan(notes: XenNotes, place: PvKernel, ramdisk_size: int, nr_pages: int) -> _Layout:
     """Place everything in a domain of `nr_pages`, whether or not it has as many as that takes."""
     virt_base = notes.virt_base
-    if virt_base % _PAGE_SIZE or notes.paddr_offset % _PAGE_SIZE:
+    if virt_base % PAGE_SIZE or notes.paddr_offset % PAGE_SIZE:
         raise PyxenError(
             f"kernel with the notes VIRT_BASE {virt_base:#x} and PADDR_OFFSET "
-            f"{notes.paddr_offset:#x}, expected multiples of {_PAGE_SIZE}"
+            f"{notes.paddr_offset:#x}, expected multiples of {PAGE_SIZE}"
         )
     ramdisk_pages = _pages(ramdisk_size)
     p2m_pages = _pages(nr_pages * 8)
     init_p2m = notes.init_p2m
     # As Xen does: a note that names an address at which the P2M cannot lie is ignored.
-    if init_p2m is not None and (init_p2m >= virt_base or init_p2m % _PAGE_SIZE):
+    if init_p2m is not None and (init_p2m >= virt_base or init_p2m % PAGE_SIZE):
         init_p2m = None
 
     pfn = _pages(place.end - virt_base)
@@ -252,15 +253,15 @@ def _plan(notes: XenNotes, place: PvKernel, ramdisk_size: int, nr_pages: int) ->
     page_tables = range(pfn, pfn + len(tables))
     boot_stack_pfn = page_tables.stop
 
-    mapped_pages = pfn = (mapping_end - virt_base) >> _PAGE_SHIFT
+    mapped_pages = pfn = (mapping_end - virt_base) >> PAGE_SHIFT
     if notes.mod_start_pfn:
         ramdisk_pfn, pfn = pfn, pfn + ramdisk_pages
     p2m_tables = range(0)
-    p2m_address = virt_base + (p2m_pfn << _PAGE_SHIFT)
+    p2m_address = virt_base + (p2m_pfn << PAGE_SHIFT)
     if init_p2m is not None:
         p2m_pfn, pfn = pfn, pfn + p2m_pages
         p2m_address = init_p2m
-        p2m_end = init_p2m + p2m_pages * _PAGE_SIZE
+        p2m_end = init_p2m + p2m_pages * PAGE_SIZE
         _check_addresses("P2M", init_p2m, p2m_end)
         if p2m_end > virt_base:
             raise PyxenError(
@@ -299,7 +300,7 @@ def _plan_initial_mapping(virt_base: int, pfn: int) -> tuple[int, list[tuple[int
     nr_tables = 0
     while True:
         # The stack is the one page more.
-        least = virt_base + ((pfn + nr_tables + 1) << _PAGE_SHIFT) + _PADDING
+        least = virt_base + ((pfn + nr_tables + 1) << PAGE_SHIFT) + _PADDING
         end = (least // _MAPPING_ALIGNMENT + 1) * _MAPPING_ALIGNMENT
         _check_addresses("initial mapping", virt_base, end)
         tables = list(_tables_of(virt_base, end))
@@ -324,7 +325,7 @@ def _tables_of(start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _pages(size: int) -> int:
-    return -(-size // _PAGE_SIZE)
+    return -(-size // PAGE_SIZE)
 
 
 def _check_fits(
@@ -345,12 +346,13 @@ def _check_fits(
     if ramdisk_size and _plan(notes, place, 0, nr_pages).total_pages <= nr_pages:
         what = f"kernel and its ramdisk {ramdisk} of {_mib(_pages(ramdisk_size))} MiB need"
     raise PyxenError(
-        f"{what} at least {_mib(needed)} MiB of memory, the domain has {nr_pages * 4096 // _MIB}"
+        f"{what} at least {_mib(needed)} MiB of memory, "
+        f"the domain has {nr_pages * PAGE_SIZE // _MIB}"
     )
 
 
 def _mib(pages: int) -> int:
-    return -(-pages * _PAGE_SIZE // _MIB)
+    return -(-pages * PAGE_SIZE // _MIB)
 
 
 def _encode_command_line(command_line: str) -> bytes:
@@ -364,7 +366,7 @@ def _encode_command_line(command_line: str) -> bytes:
 
 
 def _read_ramdisk(path: Path, nr_pages: int) -> bytes:
-    memory_size = nr_pages * _PAGE_SIZE
+    memory_size = nr_pages * PAGE_SIZE
     try:
         with path.open("rb") as file:
             data = file.read(memory_size + 1)
@@ -382,10 +384,10 @@ def _read_ramdisk(path: Path, nr_pages: int) -> bytes:
 def _load_kernel(domain: PvDomain, kernel: KernelImage, layout: _Layout) -> None:
     notes = kernel.notes
     for segment in kernel.elf.loadable:
-        pfn, offset = divmod(segment.paddr - notes.paddr_offset, _PAGE_SIZE)
+        pfn, offset = divmod(segment.paddr - notes.paddr_offset, PAGE_SIZE)
         domain.memory.copy_to_pfn(pfn, kernel.elf.segment_data(segment), offset)
     if notes.hypercall_page is not None:
-        pfn = (notes.hypercall_page - layout.virt_base) // _PAGE_SIZE
+        pfn = (notes.hypercall_page - layout.virt_base) // PAGE_SIZE
         domain.fill_hypercall_page(domain.memory.p2m[pfn])
 
 
@@ -394,10 +396,10 @@ def _write_page_tables(memory: GuestMemory, kernel: KernelImage, layout: _Layout
     for (level, place), pfn in layout.tables.items():
         if level < 4:
             parent = layout.tables[level + 1, place >> 9]
-            words[(p2m[parent] << 9) + (place & 511)] = p2m[pfn] << _PAGE_SHIFT | _KERNEL
+            words[(p2m[parent] << 9) + (place & 511)] = p2m[pfn] << PAGE_SHIFT | _KERNEL
     _write_leaves(memory, layout, layout.virt_base, 0, _initial_flags(kernel, layout))
     if layout.p2m_separate:
-        flags = array("Q", [_KERNEL | _NX]) * layout.p2m_pages
+        flags = array("Q", [_KERNEL | NX]) * layout.p2m_pages
         _write_leaves(memory, layout, layout.p2m_address, layout.p2m_pfn, flags)
 
 
@@ -407,16 +409,16 @@ def _initial_flags(kernel: KernelImage, layout: _Layout) -> array[int]:
     Xen maps all of it executable. Here only what the program headers call executable is, because an
     emulator that meets stores to a page that might hold code has to take a slow path for them.
     """
-    flags = array("Q", [_KERNEL | _NX]) * layout.mapped_pages
+    flags = array("Q", [_KERNEL | NX]) * layout.mapped_pages
     for segment in kernel.elf.loadable:
         if segment.flags & PF_X:
             start = segment.paddr - kernel.notes.paddr_offset
-            first, end = start // _PAGE_SIZE, _pages(start + segment.memory_size)
+            first, end = start // PAGE_SIZE, _pages(start + segment.memory_size)
             flags[first:end] = array("Q", [_KERNEL]) * (end - first)
     if kernel.notes.hypercall_page is not None:
-        flags[(kernel.notes.hypercall_page - layout.virt_base) // _PAGE_SIZE] = _KERNEL
+        flags[(kernel.notes.hypercall_page - layout.virt_base) // PAGE_SIZE] = _KERNEL
     tables = layout.page_tables
-    flags[tables.start : tables.stop] = array("Q", [_KERNEL & ~_RW | _NX]) * len(tables)
+    flags[tables.start : tables.stop] = array("Q", [_KERNEL & ~RW | NX]) * len(tables)
     return flags
 
 
@@ -426,9 +428,9 @@ def _write_leaves(
     """Map consecutive pages, one for each of `flags`, at consecutive addresses."""
     mfns = memory.p2m[first_pfn : first_pfn + len(flags)]
     entries = memoryview(
-        array("Q", [mfn << _PAGE_SHIFT | flag for mfn, flag in zip(mfns, flags, strict=True)])
+        array("Q", [mfn << PAGE_SHIFT | flag for mfn, flag in zip(mfns, flags, strict=True)])
     )
-    page = (address & _VA_MASK) >> _PAGE_SHIFT
+    page = (address & _VA_MASK) >> PAGE_SHIFT
     while entries:
         slot = page & 511
         count = min(512 - slot, len(entries))
