@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyxen.toolstack.lifecycle import RunStatistics
+    from pyxen.hypervisor.instruments import Statistics
 
 _MILLISECOND = 1_000_000  # nanoseconds
 
 
-def table(statistics: RunStatistics) -> str:
+def table(statistics: Statistics) -> str:
     """Hypercalls and traps by the time they took, then where the time of the run went."""
     sections = (
         *_counted("hypercall", statistics.hypercalls),
@@ -35,7 +35,7 @@ def _counted(title: str, counts: Mapping[str, tuple[int, int]]) -> list[str]:
     return lines
 
 
-def _times(statistics: RunStatistics) -> list[str]:
+def _times(statistics: Statistics) -> list[str]:
     wall, guest, idle = statistics.wall_ns, statistics.guest_ns, statistics.idle_ns
     parts = (
         ("in guest code", guest),

@@ -17,7 +17,10 @@ object, because a trap is the hot path: there is nothing to allocate and nothing
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Registers(Protocol):
@@ -66,13 +69,16 @@ class Cpu(Protocol):
     """One virtual CPU of an engine. Belongs to the thread that calls ``engine.run``."""
 
     index: int
-    registers: Registers
     user_mode: bool
     inactive_gs_base: int
     """The GS base of the mode that the CPU is not in."""
     kernel_page_table: int
     """Machine address of the top-level table of kernel mode; set by ``load_page_tables``."""
     user_page_table: int
+
+    @property
+    def registers(self) -> Registers:
+        """Another object after the CPU has been exchanged for another one: not to be kept."""
 
     def enter_kernel(self, cs: int, ss: int) -> None:
         """Go to kernel mode (from either mode) with these flat 64-bit selectors."""
@@ -145,8 +151,11 @@ class Engine(Protocol):
     """See the module. Only ``kick`` may be called from another thread than ``run``'s."""
 
     name: str
-    memory: MachineMemory
-    cpus: list[Cpu]
+
+    @property
+    def memory(self) -> MachineMemory: ...
+    @property
+    def cpus(self) -> Sequence[Cpu]: ...
 
     def set_handler(self, handler: TrapHandler) -> None:
         """Who gets the traps; to be set before the first ``run``."""

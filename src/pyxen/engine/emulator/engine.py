@@ -61,31 +61,30 @@ class EmulatorEngine:
         self._tlb_flush_page = self._library.tlb_flush_page_x86_64
         self.read_tsc: Callable[[], int] = library.tsc_reader()
         self.memory = MachineMemory(ram_pages)
-        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         # Without it a jump to the "until" address ends the run silently.
-        self._uc.ctl_exits_enabled(True)
-        self._uc.mem_map_ptr(0, self.memory.size, unicorn.UC_PROT_ALL, self.memory.address)
-        self._uc.msr_write(_EFER_MSR, _EFER)
-        self._uc.reg_write(x86_const.UC_X86_REG_CR4, 0x6B0)
-        self._uc.reg_write(x86_const.UC_X86_REG_CR0, 0x80050033)
-        self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
-        self._uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x37F)
-        self._handle: int = self._uc._uch.value
+        uc.ctl_exits_enabled(True)
+        uc.mem_map_ptr(0, self.memory.size, unicorn.UC_PROT_ALL, self.memory.address)
+        uc.msr_write(_EFER_MSR, _EFER)
+        uc.reg_write(x86_const.UC_X86_REG_CR4, 0x6B0)
+        uc.reg_write(x86_const.UC_X86_REG_CR0, 0x80050033)
+        uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
+        uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x37F)
+        self._uc = uc
+        self._handle: int = uc._uch.value or 0
         self._cpu_object, address = library.state_address(self._handle)
         self._state = CpuState.from_address(address)
         self._install_hooks(unicorn, x86_const)
-        self._handler: TrapHandler | None = None
+        self._handler: TrapHandler
         self._failure: BaseException | None = None
         self._kick = False
         self._running = False
 
         template = ctypes.string_at(address, SIZE)
-        self.cpus: list[Cpu] = []
-        for index in range(vcpus):
-            cpu = EmulatedCpu(self, index)
+        self.cpus = [EmulatedCpu(self, index) for index in range(vcpus)]
+        for cpu in self.cpus:
             cpu.reset(template)
-            self.cpus.append(cpu)
-        self._current: EmulatedCpu = self.cpus[0]  # type: ignore[assignment]
+        self._current = self.cpus[0]
         self._adopt(self._current)
 
     def set_handler(self, handler: TrapHandler) -> None:
@@ -94,9 +93,8 @@ class EmulatorEngine:
     # Running
 
     def run(self, cpu: Cpu) -> None:
-        assert self._handler is not None, "set_handler comes first"
-        if cpu is not self._current:
-            self._switch(cpu)  # type: ignore[arg-type]
+        if cpu.index != self._current.index:
+            self._switch(self.cpus[cpu.index])
         if self._kick:
             self._kick = False
             return
@@ -186,10 +184,10 @@ class EmulatorEngine:
         try:
             state.rip += _SYSCALL_LENGTH
             if cpu.user_mode:
-                self._handler.system_call(cpu)  # type: ignore[union-attr]
+                self._handler.system_call(cpu)
             else:
                 cpu.restore_privilege()
-                self._handler.hypercall(cpu)  # type: ignore[union-attr]
+                self._handler.hypercall(cpu)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         state.rip -= _SYSCALL_LENGTH
@@ -208,7 +206,7 @@ class EmulatorEngine:
                 error_code &= ~_PAGE_FAULT_USER
                 if cpu.user_mode:
                     error_code |= _PAGE_FAULT_USER
-            self._handler.exception(cpu, vector, error_code, software)  # type: ignore[union-attr]
+            self._handler.exception(cpu, vector, error_code, software)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
 
@@ -217,28 +215,28 @@ class EmulatorEngine:
         cpu = self._current
         try:
             cpu.restore_privilege()
-            self._handler.exception(cpu, _INVALID_OPCODE, 0, False)  # type: ignore[union-attr]
+            self._handler.exception(cpu, _INVALID_OPCODE, 0, False)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         return True
 
     def _on_cpuid(self, _handle: int, _data: int) -> int:
         try:
-            self._handler.cpuid(self._current)  # type: ignore[union-attr]
+            self._handler.cpuid(self._current)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         return 1
 
     def _on_in(self, _handle: int, port: int, size: int, _data: int) -> int:
         try:
-            return self._handler.port_in(self._current, port & 0xFFFF, size)  # type: ignore[union-attr]
+            return self._handler.port_in(self._current, port & 0xFFFF, size)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
             return 0
 
     def _on_out(self, _handle: int, port: int, size: int, value: int, _data: int) -> None:
         try:
-            self._handler.port_out(self._current, port & 0xFFFF, size, value)  # type: ignore[union-attr]
+            self._handler.port_out(self._current, port & 0xFFFF, size, value)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
 

@@ -9,7 +9,7 @@ does that. ``hflags`` are the bits of CPU state that translated code depends on.
 from __future__ import annotations
 
 import ctypes
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyxen.engine.emulator import library
 
@@ -71,6 +71,55 @@ class CpuState(ctypes.Structure):
         ("_end_pad", _u32),
     ]
 
+    if TYPE_CHECKING:  # the fields above, for those who check types
+        rax: int
+        rcx: int
+        rdx: int
+        rbx: int
+        rsp: int
+        rbp: int
+        rsi: int
+        rdi: int
+        r8: int
+        r9: int
+        r10: int
+        r11: int
+        r12: int
+        r13: int
+        r14: int
+        r15: int
+        rip: int
+        eflags: int
+        cc_dst: int
+        cc_src: int
+        cc_src2: int
+        cc_op: int
+        df: int
+        hflags: int
+        hflags2: int
+        es: int
+        cs: int
+        ss: int
+        ds: int
+        fs: int
+        gs: int
+        cs_flags: int
+        ss_flags: int
+        fs_base: int
+        gs_base: int
+        gdt_base: int
+        gdt_limit: int
+        cr0: int
+        cr2: int
+        cr3: int
+        cr4: int
+        mxcsr: int
+        xmm0: int
+        error_code: int
+        exception_is_int: int
+        old_exception: int
+        dr: ctypes.Array[ctypes.c_uint64]
+
     @property
     def rflags(self) -> int:
         """The flags register, with the condition codes computed."""
@@ -97,5 +146,5 @@ class CpuState(ctypes.Structure):
 
 
 SIZE: Final = ctypes.sizeof(CpuState)
-SAVED: Final = CpuState.error_code.offset
+SAVED: Final = 0x1508
 """What lies behind are the details of the last exception and the debug registers."""

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A domain: everything that Xen keeps of one guest.
+
+All of it is data in this object and what hangs on it. One thread runs the vCPUs and may touch it; another
+thread hands in work with ``post``, which is done between two instructions of the guest.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import deque
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Final
+
+from pyxen.abi.arch_x86_64 import FLAT_KERNEL_CS, FLAT_KERNEL_SS, XEN_LEGACY_MAX_VCPUS
+from pyxen.abi.xen import DOMID_SELF, VCPU_INFO
+from pyxen.hypervisor.clock import Clock
+from pyxen.hypervisor.cpuid import CpuidPolicy
+from pyxen.hypervisor.events import EventChannels
+from pyxen.hypervisor.grants import GrantTable
+from pyxen.hypervisor.hypercall_page import HYPERCALL_PAGE
+from pyxen.hypervisor.instruments import Counters, Instrument, Statistics
+from pyxen.hypervisor.memory import Memory
+from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
+from pyxen.hypervisor.pagetables import L4, PageTables
+from pyxen.hypervisor.scheduler import Scheduler
+from pyxen.hypervisor.traps import Traps
+from pyxen.hypervisor.vcpu import MASK, NO_DEADLINE, Vcpu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyxen.engine.protocol import Engine, Registers
+    from pyxen.hypervisor.hypercalls import Dispatcher
+
+log = logging.getLogger("pyxen")
+
+_GDT_LIMIT: Final = 0xFFFF
+
+
+class Domain:
+    """One guest on one engine.
+
+    ``console_output`` gets what the guest writes with ``console_io``. ``stopping`` is set to the
+    reason when the domain is to stop: one of SHUTDOWN_* by the guest, or a word of the tool stack.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        nr_pages: int,
+        *,
+        domid: int = 1,
+        console_output: Callable[[bytes], None] = lambda data: None,
+    ) -> None:
+        self.engine = engine
+        self.domid = domid
+        self.uuid = uuid.uuid4()
+        self.console_output = console_output
+        self.clock = Clock(engine.read_tsc)
+        self.counters = Counters()
+        self.instruments: list[Instrument] = []
+        self.reported: set[str] = set()
+        self.memory = Memory(engine.memory, nr_pages, len(engine.cpus))
+        self.pagetables = PageTables(self.memory)
+        shared_info = self.memory.shared_info_mfn * PAGE_SIZE
+        self.vcpus = []
+        for index, cpu in enumerate(engine.cpus):
+            slot = min(index, XEN_LEGACY_MAX_VCPUS - 1)
+            self.vcpus.append(Vcpu(self, index, cpu, shared_info + slot * VCPU_INFO.size))
+        for slot in range(XEN_LEGACY_MAX_VCPUS):
+            self.memory.bytes[shared_info + slot * VCPU_INFO.size + MASK] = 1
+        self.events = EventChannels(self)
+        self.grants = GrantTable(self.memory)
+        self.scheduler = Scheduler(self)
+        self.dispatcher: Dispatcher
+        self.traps = Traps(self)
+        engine.set_handler(self.traps)
+
+        self.stopping: str = ""
+        self.vm_assist = 0
+        self.shutdown_code = 0
+        self.attention = False
+        self._posted: deque[Callable[[], None]] = deque()
+        self._start_ns = 0
+
+    # What guests set by hypercalls, as seen by others
+
+    @property
+    def runstate_update_flag(self) -> bool:
+        return bool(self.vm_assist >> 5 & 1)
+
+    @property
+    def architectural_iopl(self) -> bool:
+        return bool(self.vm_assist >> 4 & 1)
+
+    def is_self(self, domid: int) -> bool:
+        return domid in (DOMID_SELF, self.domid)
+
+    # Building
+
+    def install_hypervisor_slots(self, l4_mfn: int) -> None:
+        self.memory.install_xen_slots(l4_mfn)
+
+    def fill_hypercall_page(self, mfn: int) -> None:
+        """Write the stubs of the hypercall page into a frame of the domain."""
+        address = mfn * PAGE_SIZE
+        self.memory.bytes[address : address + PAGE_SIZE] = HYPERCALL_PAGE
+        self.engine.invalidate_code(address, PAGE_SIZE)
+
+    def start(self, entry: int, stack_pointer: int, start_info: int, l4_mfn: int) -> None:
+        """Let vCPU 0 begin at ``entry``: the last step of a builder.
+
+        Takes the initial page tables for good: they are validated and pinned. Raises XenError if
+        they are not what a guest may have.
+        """
+        self.pagetables.pin(l4_mfn, L4)
+        vcpu = self.vcpus[0]
+        self.set_up_cpu(vcpu)
+        self.load_kernel_base(vcpu, l4_mfn)
+        registers = vcpu.cpu.registers
+        registers.rip = entry
+        registers.rsp = stack_pointer
+        registers.rsi = start_info
+        vcpu.initialised = True
+        vcpu.up = True
+        self.clock.start()
+        self.cpuid = CpuidPolicy(
+            self.engine.native_cpuid,
+            self.clock.khz,
+            self.clock.mul,
+            self.clock.shift,
+            self.memory.frames,
+        )
+        self._start_ns = perf_counter_ns()
+        self.clock.write_wall_clock(self.memory.bytes, self.memory.shared_info_mfn * PAGE_SIZE)
+        for each in self.vcpus[:XEN_LEGACY_MAX_VCPUS]:
+            self.clock.write(self.memory.bytes, each.info)
+        self.scheduler.start()
+
+    def set_up_cpu(self, vcpu: Vcpu) -> None:
+        """Bring a CPU to the state in which a vCPU starts: flat kernel segments, Xen's GDT."""
+        vcpu.cpu.enter_kernel(FLAT_KERNEL_CS, FLAT_KERNEL_SS)
+        vcpu.cpu.set_descriptor_table(self.memory.gdt_address(vcpu.index), _GDT_LIMIT)
+        vcpu.cpu.registers.rflags = 0x202
+
+    # Base tables
+
+    def load_kernel_base(self, vcpu: Vcpu, mfn: int) -> None:
+        """Let the vCPU's kernel mode run on an L4 table. Raises EINVAL if it is none."""
+        self.pagetables.use_as_base(mfn)
+        old = vcpu.kernel_table_mfn
+        vcpu.kernel_table_mfn = mfn
+        vcpu.cpu.load_kernel_page_table(mfn << PAGE_SHIFT)
+        if old:
+            self.pagetables.leave_base(old)
+
+    def load_user_base(self, vcpu: Vcpu, mfn: int) -> None:
+        """The same for user mode; 0 for none."""
+        old = vcpu.user_table_mfn
+        if mfn == old:
+            return
+        if mfn:
+            self.pagetables.use_as_base(mfn)
+        vcpu.user_table_mfn = mfn
+        vcpu.cpu.load_user_page_table(mfn << PAGE_SHIFT)
+        if old:
+            self.pagetables.leave_base(old)
+
+    def cpuid_into(self, registers: Registers) -> None:
+        """Answer CPUID for the leaf in eax, ecx."""
+        registers.rax, registers.rbx, registers.rcx, registers.rdx = self.cpuid.leaf(
+            registers.rax & 0xFFFFFFFF, registers.rcx & 0xFFFFFFFF
+        )
+
+    # Running
+
+    def run(self) -> str:
+        """Run until the domain stops; returns why: ``stopping``.
+
+        Raises DomainCrash when the guest did what Xen crashes a domain for, EngineError when it
+        came to a state that the engine cannot execute.
+        """
+        self.scheduler.run()
+        return self.stopping
+
+    def stop(self, reason: str) -> None:
+        """Make ``run`` return; the first reason stays. In the thread of the vCPUs."""
+        self.stopping = self.stopping or reason
+        self.engine.stop()
+
+    def post(self, work: Callable[[], None]) -> None:
+        """From any thread: do this soon in the thread of the vCPUs."""
+        self._posted.append(work)
+        self.ring()
+
+    def ring(self) -> None:
+        """From any thread: interrupt guest code, or the sleep of an idle domain."""
+        self.attention = True
+        self.scheduler.wake()
+        self.engine.kick()
+
+    def attend(self) -> None:
+        """Do what was posted, fire the timers that are due. In the thread of the vCPUs."""
+        self.attention = False
+        while self._posted:
+            self._posted.popleft()()
+        now = self.clock.now()
+        for vcpu in self.vcpus:
+            self._fire_timers(vcpu, now)
+        if self.clock.steer():
+            for vcpu in self.vcpus:
+                if vcpu.index < XEN_LEGACY_MAX_VCPUS or vcpu.info_registered:
+                    self.clock.write(self.memory.bytes, vcpu.info)
+        self.scheduler.check_slice(now)
+        self.scheduler.set_alarm(now)
+
+    def _fire_timers(self, vcpu: Vcpu, now: int) -> None:
+        due = False
+        if vcpu.timer_deadline and now >= vcpu.timer_deadline:
+            vcpu.timer_deadline = NO_DEADLINE
+            due = True
+        if vcpu.period_deadline and now >= vcpu.period_deadline:
+            missed = (now - vcpu.period_deadline) // vcpu.timer_period
+            vcpu.period_deadline += (missed + 1) * vcpu.timer_period
+            due = True
+        if due and vcpu.timer_port:
+            self.events.set_pending(vcpu.timer_port)
+            self.counters.add_operation("virq_timer")
+        if vcpu.poll_deadline and now >= vcpu.poll_deadline:
+            vcpu.wake()
+
+    def set_timer(self, vcpu: Vcpu, deadline: int) -> None:
+        """The single-shot timer: VIRQ_TIMER at this system time; NO_DEADLINE stops it."""
+        vcpu.timer_deadline = deadline
+        self.scheduler.set_alarm(self.clock.now())
+
+    def report_once(self, message: str) -> None:
+        """Log something that a guest can do without end, once."""
+        if message not in self.reported:
+            self.reported.add(message)
+            log.warning("%s", message)
+
+    def statistics(self) -> Statistics:
+        """A snapshot of the counters."""
+        wall = perf_counter_ns() - self._start_ns if self._start_ns else 0
+        return self.counters.statistics(wall)
+
+    def close(self) -> None:
+        """Free what the domain holds. It cannot be used afterwards."""
+        self.scheduler.close()
+        self.memory.release_views()

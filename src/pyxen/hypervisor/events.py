@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Event channels, the interrupts of a paravirtual domain.
+
+A *port* is a small number of the domain's. It is bound to what raises it: a virtual interrupt (VIRQ) of
+a vCPU, an inter-processor interrupt, or another domain's port. Raising it sets its bit in a
+*pending* bitmap that the guest sees. In the two-level ABI that bitmap and the *mask* bitmap, 4096
+bits each, lie in the shared info page; a vCPU finds by its ``evtchn_pending_sel`` which words of the bitmap
+to look at, and ``evtchn_upcall_pending`` tells it (and Xen, which then calls the event callback unless
+``evtchn_upcall_mask`` is set) that there is something. The guest clears bits with atomic instructions, so bits are changed
+here only by the thread that runs the vCPUs.
+
+Reference: ``public/event_channel.h``, ``public/xen.h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pyxen.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ESRCH
+from pyxen.abi.event_channel import (
+    EVTCHN_2L_NR_CHANNELS,
+    EVTCHNSTAT_closed,
+    EVTCHNSTAT_interdomain,
+    EVTCHNSTAT_ipi,
+    EVTCHNSTAT_unbound,
+    EVTCHNSTAT_virq,
+)
+from pyxen.abi.xen import DOMID_SELF, SHARED_INFO, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF
+from pyxen.abi.xen import VIRQ_XENPMU as _VIRQ_XENPMU
+from pyxen.errors import XenError
+from pyxen.hypervisor.page_flags import PAGE_SIZE
+from pyxen.hypervisor.vcpu import PENDING, PENDING_SELECTOR
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
+    from pyxen.hypervisor.vcpu import Vcpu
+
+NR_VIRQS: Final = 24
+_PER_VCPU_VIRQS: Final = (VIRQ_TIMER, VIRQ_DEBUG, VIRQ_XENOPROF, _VIRQ_XENPMU)
+BACK_END_DOMAIN: Final = 0
+
+_PENDING_WORDS: Final = SHARED_INFO.offsets["evtchn_pending"] // 8
+_MASK_WORDS: Final = SHARED_INFO.offsets["evtchn_mask"] // 8
+
+
+@dataclass
+class Port:
+    """What a port is bound to; ``state`` is one of EVTCHNSTAT_*.
+
+    ``notify`` is the back end behind an inter-domain port: called when the guest sends.
+    """
+
+    state: int
+    vcpu: int = 0
+    virq: int = 0
+    remote_domain: int = 0
+    remote_port: int = 0
+    notify: Callable[[], None] | None = None
+
+
+class EventChannels:
+    """The ports of one domain."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self.ports: dict[int, Port] = {}
+        shared_info = domain.memory.shared_info_mfn * PAGE_SIZE // 8
+        self._pending = shared_info + _PENDING_WORDS
+        self._mask = shared_info + _MASK_WORDS
+
+    def _allocate(self, port: Port) -> int:
+        """The lowest free number; 0 is never used."""
+        for number in range(1, EVTCHN_2L_NR_CHANNELS):
+            if number not in self.ports:
+                self.ports[number] = port
+                return number
+        raise XenError(ENOSPC)
+
+    def _find(self, number: int) -> Port:
+        port = self.ports.get(number)
+        if port is None:
+            raise XenError(EINVAL)
+        return port
+
+    def _find_vcpu(self, index: int) -> Vcpu:
+        if index >= len(self._domain.vcpus):
+            raise XenError(ENOENT)
+        return self._domain.vcpus[index]
+
+    # Binding
+
+    def alloc_unbound(self, remote_domain: int) -> int:
+        """A port that ``remote_domain`` may bind to."""
+        return self._allocate(Port(EVTCHNSTAT_unbound, remote_domain=remote_domain))
+
+    def bind_back_end(self, notify: Callable[[], None]) -> int:
+        """A port whose other end is a back end in domain 0; ``notify`` hears what the guest sends."""
+        return self._allocate(
+            Port(EVTCHNSTAT_interdomain, remote_domain=BACK_END_DOMAIN, notify=notify)
+        )
+
+    def bind_virq(self, virq: int, vcpu: int) -> int:
+        """Raises EINVAL for an unknown or global VIRQ elsewhere than on vCPU 0, EEXIST."""
+        if virq >= NR_VIRQS:
+            raise XenError(EINVAL)
+        if virq not in _PER_VCPU_VIRQS and vcpu != 0:
+            raise XenError(EINVAL)
+        self._find_vcpu(vcpu)
+        if self._virq_port(virq, vcpu):
+            raise XenError(EEXIST)
+        number = self._allocate(Port(EVTCHNSTAT_virq, vcpu=vcpu, virq=virq))
+        if virq == VIRQ_TIMER:
+            self._domain.vcpus[vcpu].timer_port = number
+        return number
+
+    def _virq_port(self, virq: int, vcpu: int) -> int:
+        for number, port in self.ports.items():
+            if port.state == EVTCHNSTAT_virq and port.virq == virq and port.vcpu == vcpu:
+                return number
+        return 0
+
+    def bind_ipi(self, vcpu: int) -> int:
+        self._find_vcpu(vcpu)
+        return self._allocate(Port(EVTCHNSTAT_ipi, vcpu=vcpu))
+
+    def bind_interdomain(self, remote_domain: int, remote_port: int) -> int:
+        """Connect to an unbound port; there is only this domain to connect to.
+
+        Raises ESRCH for another domain, EINVAL for a port that does not wait for this one.
+        """
+        self._check_domain(remote_domain)
+        remote = self.ports.get(remote_port)
+        if remote is None or remote.state != EVTCHNSTAT_unbound:
+            raise XenError(EINVAL)
+        if remote.remote_domain not in (DOMID_SELF, self._domain.domid):
+            raise XenError(EINVAL)
+        number = self._allocate(
+            Port(
+                EVTCHNSTAT_interdomain,
+                remote_domain=self._domain.domid,
+                remote_port=remote_port,
+            )
+        )
+        remote.state = EVTCHNSTAT_interdomain
+        remote.remote_domain = self._domain.domid
+        remote.remote_port = number
+        self.set_pending(number)  # one that was sent before the connection is not lost
+        return number
+
+    def _check_domain(self, domid: int) -> None:
+        if domid not in (DOMID_SELF, self._domain.domid):
+            raise XenError(ESRCH)
+
+    def bind_vcpu(self, number: int, vcpu: int) -> None:
+        """Let another vCPU get the port's events. Raises ENOENT, EINVAL for ports that are tied."""
+        self._find_vcpu(vcpu)
+        port = self._find(number)
+        if port.state == EVTCHNSTAT_ipi:
+            raise XenError(EINVAL)
+        if port.state == EVTCHNSTAT_virq and port.virq in _PER_VCPU_VIRQS:
+            raise XenError(EINVAL)
+        port.vcpu = vcpu
+
+    def close(self, number: int) -> None:
+        """Raises EINVAL for a port that is closed, also for one of a back end's device."""
+        port = self._find(number)
+        if port.state == EVTCHNSTAT_virq and port.virq == VIRQ_TIMER:
+            self._domain.vcpus[port.vcpu].timer_port = 0
+        if port.state == EVTCHNSTAT_interdomain and port.notify is None:
+            remote = self.ports[port.remote_port]
+            remote.state = EVTCHNSTAT_unbound
+            remote.remote_port = 0
+        del self.ports[number]
+        words = self._domain.memory.words
+        bit = 1 << (number & 63)
+        words[self._pending + (number >> 6)] &= ~bit & 0xFFFFFFFFFFFFFFFF
+
+    def reset(self) -> None:
+        """Close all ports but those of the console and the store, which have no way back."""
+        for number in [number for number, port in self.ports.items() if port.notify is None]:
+            if number in self.ports:
+                self.close(number)
+
+    def status(self, domid: int, number: int) -> Port:
+        """The port, or one that is closed. Raises ESRCH, EINVAL for a number out of range."""
+        self._check_domain(domid)
+        if number >= EVTCHN_2L_NR_CHANNELS:
+            raise XenError(EINVAL)
+        return self.ports.get(number) or Port(EVTCHNSTAT_closed)
+
+    # Raising
+
+    def send(self, number: int) -> None:
+        """The guest notifies the other end. Raises EINVAL for a port that cannot be sent to."""
+        port = self._find(number)
+        if port.state == EVTCHNSTAT_interdomain:
+            if port.notify is not None:
+                port.notify()
+            else:
+                self.set_pending(port.remote_port)
+        elif port.state == EVTCHNSTAT_ipi:
+            self.set_pending(number)
+        elif port.state != EVTCHNSTAT_unbound:  # nobody there: the event is dropped
+            raise XenError(EINVAL)
+
+    def raise_virq(self, virq: int, vcpu: int) -> None:
+        """Raise a virtual interrupt, if the guest has bound it."""
+        number = self._virq_port(virq, vcpu)
+        if number:
+            self.set_pending(number)
+
+    def set_pending(self, number: int) -> None:
+        """Raise a bound port; in the thread of the vCPUs only."""
+        words = self._domain.memory.words
+        index, bit = number >> 6, 1 << (number & 63)
+        pending = words[self._pending + index]
+        if pending & bit:
+            return
+        words[self._pending + index] = pending | bit
+        vcpu = self._domain.vcpus[self.ports[number].vcpu]
+        if not words[self._mask + index] & bit:
+            self._mark(vcpu, index)
+        for poller in self._domain.vcpus:
+            if poller.polling and number in poller.polling:
+                poller.wake()
+
+    def unmask(self, number: int) -> None:
+        """Clear a port's mask bit, and deliver what came meanwhile. Raises EINVAL."""
+        port = self._find(number)
+        words = self._domain.memory.words
+        index, bit = number >> 6, 1 << (number & 63)
+        words[self._mask + index] &= ~bit & 0xFFFFFFFFFFFFFFFF
+        if words[self._pending + index] & bit:
+            self._mark(self._domain.vcpus[port.vcpu], index)
+
+    def is_pending(self, number: int) -> bool:
+        word = self._domain.memory.words[self._pending + (number >> 6)]
+        return bool(word >> (number & 63) & 1)
+
+    def _mark(self, vcpu: Vcpu, index: int) -> None:
+        memory = self._domain.memory
+        selector = (vcpu.info + PENDING_SELECTOR) >> 3
+        memory.words[selector] |= 1 << index
+        memory.bytes[vcpu.info + PENDING] = 1
+        if not vcpu.polling:
+            vcpu.wake()

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""event_channel_op: bind, send and close event channels (``events``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from pyxen.abi import event_channel as abi
+from pyxen.abi.errno import ENOSYS, EPERM, ESRCH
+from pyxen.abi.xen import HYPERVISOR_event_channel_op, HYPERVISOR_event_channel_op_compat
+from pyxen.errors import XenError
+from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.hypercalls.table import hypercall
+
+if TYPE_CHECKING:
+    from pyxen.abi.layout import Layout
+    from pyxen.hypervisor.vcpu import Vcpu
+
+_NAMES: Final = {
+    number: f"event_channel_op.{name}" for number, name in abi.EVTCHNOP_NAMES.items()
+}
+
+
+@hypercall(HYPERVISOR_event_channel_op)
+def event_channel_op(vcpu: Vcpu, command: int, argument: int) -> int:
+    vcpu.domain.counters.add_operation(_NAMES.get(command, "event_channel_op.unknown"))
+    operation = _OPERATIONS.get(command)
+    if operation is None:
+        raise XenError(ENOSYS)
+    operation(vcpu, argument)
+    return 0
+
+
+@hypercall(HYPERVISOR_event_channel_op_compat)
+def event_channel_op_compat(vcpu: Vcpu, argument: int) -> int:
+    """The form of Xen 3.0.2: the command stands before the structure."""
+    (command,) = abi.EVTCHN_SEND.unpack(guest_access.copy_from(vcpu, argument, 4))
+    return int(event_channel_op(vcpu, command, argument + abi.EVTCHN_OP.offsets["u"]) or 0)
+
+
+def _read(vcpu: Vcpu, layout: Layout, argument: int) -> tuple[int, ...]:
+    return layout.unpack(guest_access.copy_from(vcpu, argument, layout.size))
+
+
+def _store(vcpu: Vcpu, layout: Layout, argument: int, port: int) -> None:
+    """Store a new port; if the guest's structure has gone meanwhile, the port goes too."""
+    name = "local_port" if layout is abi.EVTCHN_BIND_INTERDOMAIN else "port"
+    try:
+        guest_access.write_u32(vcpu, argument + layout.offsets[name], port)
+    except XenError:
+        vcpu.domain.events.close(port)
+        raise
+
+
+def _alloc_unbound(vcpu: Vcpu, argument: int) -> None:
+    domid, remote, _ = _read(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument)
+    _check_own(vcpu, domid)
+    remote = vcpu.domain.domid if vcpu.domain.is_self(remote) else remote
+    _store(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument, vcpu.domain.events.alloc_unbound(remote))
+
+
+def _bind_interdomain(vcpu: Vcpu, argument: int) -> None:
+    remote, remote_port, _ = _read(vcpu, abi.EVTCHN_BIND_INTERDOMAIN, argument)
+    port = vcpu.domain.events.bind_interdomain(remote, remote_port)
+    _store(vcpu, abi.EVTCHN_BIND_INTERDOMAIN, argument, port)
+
+
+def _bind_virq(vcpu: Vcpu, argument: int) -> None:
+    virq, target, _ = _read(vcpu, abi.EVTCHN_BIND_VIRQ, argument)
+    _store(vcpu, abi.EVTCHN_BIND_VIRQ, argument, vcpu.domain.events.bind_virq(virq, target))
+
+
+def _bind_ipi(vcpu: Vcpu, argument: int) -> None:
+    target, _ = _read(vcpu, abi.EVTCHN_BIND_IPI, argument)
+    _store(vcpu, abi.EVTCHN_BIND_IPI, argument, vcpu.domain.events.bind_ipi(target))
+
+
+def _bind_pirq(vcpu: Vcpu, argument: int) -> None:
+    """Physical interrupts are for domains with hardware."""
+    _read(vcpu, abi.EVTCHN_BIND_PIRQ, argument)
+    raise XenError(EPERM)
+
+
+def _close(vcpu: Vcpu, argument: int) -> None:
+    (port,) = _read(vcpu, abi.EVTCHN_CLOSE, argument)
+    vcpu.domain.events.close(port)
+
+
+def _send(vcpu: Vcpu, argument: int) -> None:
+    (port,) = _read(vcpu, abi.EVTCHN_SEND, argument)
+    vcpu.domain.events.send(port)
+
+
+def _status(vcpu: Vcpu, argument: int) -> None:
+    domid, number, *_ = _read(vcpu, abi.EVTCHN_STATUS, argument)
+    port = vcpu.domain.events.status(domid, number)
+    head = (domid, number, port.state, port.vcpu)
+    if port.state == abi.EVTCHNSTAT_interdomain:
+        data = abi.EVTCHN_STATUS_INTERDOMAIN.pack(*head, port.remote_domain, port.remote_port)
+    elif port.state == abi.EVTCHNSTAT_virq:
+        data = abi.EVTCHN_STATUS_VIRQ.pack(*head, port.virq)
+    elif port.state == abi.EVTCHNSTAT_unbound:
+        data = abi.EVTCHN_STATUS_UNBOUND.pack(*head, port.remote_domain)
+    else:
+        data = abi.EVTCHN_STATUS.pack(*head, b"")
+    guest_access.copy_to(vcpu, argument, data)
+
+
+def _bind_vcpu(vcpu: Vcpu, argument: int) -> None:
+    port, target = _read(vcpu, abi.EVTCHN_BIND_VCPU, argument)
+    vcpu.domain.events.bind_vcpu(port, target)
+
+
+def _unmask(vcpu: Vcpu, argument: int) -> None:
+    (port,) = _read(vcpu, abi.EVTCHN_UNMASK, argument)
+    vcpu.domain.events.unmask(port)
+
+
+def _reset(vcpu: Vcpu, argument: int) -> None:
+    (domid,) = _read(vcpu, abi.EVTCHN_RESET, argument)
+    _check_own(vcpu, domid)
+    vcpu.domain.events.reset()
+
+
+def _check_own(vcpu: Vcpu, domid: int) -> None:
+    """Another domain is named: there is none (ESRCH), or it is out of reach (EPERM)."""
+    if not vcpu.domain.is_self(domid):
+        raise XenError(EPERM if domid == 0 else ESRCH)
+
+
+_OPERATIONS: Final[dict[int, Callable[[Vcpu, int], None]]] = {
+    abi.EVTCHNOP_alloc_unbound: _alloc_unbound,
+    abi.EVTCHNOP_bind_interdomain: _bind_interdomain,
+    abi.EVTCHNOP_bind_virq: _bind_virq,
+    abi.EVTCHNOP_bind_ipi: _bind_ipi,
+    abi.EVTCHNOP_bind_pirq: _bind_pirq,
+    abi.EVTCHNOP_close: _close,
+    abi.EVTCHNOP_send: _send,
+    abi.EVTCHNOP_status: _status,
+    abi.EVTCHNOP_bind_vcpu: _bind_vcpu,
+    abi.EVTCHNOP_unmask: _unmask,
+    abi.EVTCHNOP_reset: _reset,
+}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""mmuext_op: what there is to do with page tables beside their entries: pin, switch, flush."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pyxen.abi.errno import EINVAL, ENOSYS
+from pyxen.abi.xen import (
+    MMUEXT_CLEAR_PAGE,
+    MMUEXT_COPY_PAGE,
+    MMUEXT_FLUSH_CACHE,
+    MMUEXT_FLUSH_CACHE_GLOBAL,
+    MMUEXT_INVLPG_ALL,
+    MMUEXT_INVLPG_LOCAL,
+    MMUEXT_INVLPG_MULTI,
+    MMUEXT_NAMES,
+    MMUEXT_NEW_BASEPTR,
+    MMUEXT_NEW_USER_BASEPTR,
+    MMUEXT_OP,
+    MMUEXT_PIN_L1_TABLE,
+    MMUEXT_PIN_L4_TABLE,
+    MMUEXT_SET_LDT,
+    MMUEXT_TLB_FLUSH_ALL,
+    MMUEXT_TLB_FLUSH_LOCAL,
+    MMUEXT_TLB_FLUSH_MULTI,
+    MMUEXT_UNPIN_TABLE,
+    HYPERVISOR_mmuext_op,
+)
+from pyxen.errors import XenError
+from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.hypercalls.mmu_update import check_domains
+from pyxen.hypervisor.hypercalls.table import hypercall
+from pyxen.hypervisor.page_flags import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+_MAX_LDT_ENTRIES: Final = 8192
+
+
+@hypercall(HYPERVISOR_mmuext_op)
+def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -> int:
+    """The first refused operation ends the batch; the count of those done is stored."""
+    check_domains(vcpu, domain)
+    count &= 0xFFFFFFFF
+    finished = 0
+    counters = vcpu.domain.counters
+    try:
+        while finished < count:
+            command, first, second = MMUEXT_OP.unpack(
+                guest_access.copy_from(vcpu, operations + finished * MMUEXT_OP.size, MMUEXT_OP.size)
+            )
+            counters.add_operation(_NAMES.get(command, "mmuext_op.unknown"))
+            _operate(vcpu, command, first, second)
+            finished += 1
+    finally:
+        if done:
+            guest_access.write_u32(vcpu, done, finished)
+    return 0
+
+
+_NAMES: Final = {number: f"mmuext_op.{name.lower()}" for number, name in MMUEXT_NAMES.items()}
+_FLUSH_ALL: Final = (MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_TLB_FLUSH_ALL)
+_FLUSH_PAGE: Final = (MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_ALL)
+
+
+def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
+    domain = vcpu.domain
+    if command in _FLUSH_PAGE:
+        domain.engine.flush_page(first)
+    elif command in _FLUSH_ALL:
+        domain.engine.flush_tlb()
+    elif command == MMUEXT_NEW_BASEPTR:
+        domain.load_kernel_base(vcpu, first)
+    elif command == MMUEXT_NEW_USER_BASEPTR:
+        domain.load_user_base(vcpu, first)
+    elif MMUEXT_PIN_L1_TABLE <= command <= MMUEXT_PIN_L4_TABLE:
+        domain.pagetables.pin(first, command - MMUEXT_PIN_L1_TABLE + 1)
+    elif command == MMUEXT_UNPIN_TABLE:
+        domain.pagetables.unpin(first)
+    elif command == MMUEXT_SET_LDT:
+        _set_ldt(vcpu, first, second & 0xFFFFFFFF)
+    elif command == MMUEXT_CLEAR_PAGE:
+        start = _writable_frame(vcpu, first) * PAGE_SIZE
+        domain.memory.bytes[start : start + PAGE_SIZE] = bytes(PAGE_SIZE)
+    elif command == MMUEXT_COPY_PAGE:
+        target = _writable_frame(vcpu, first) * PAGE_SIZE
+        if not domain.memory.is_domains(second):
+            raise XenError(EINVAL)
+        source = second * PAGE_SIZE
+        view = domain.memory.bytes
+        view[target : target + PAGE_SIZE] = view[source : source + PAGE_SIZE]
+    elif command not in (MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL):
+        raise XenError(ENOSYS)
+
+
+def _set_ldt(vcpu: Vcpu, base: int, entries: int) -> None:
+    if entries > _MAX_LDT_ENTRIES or base % PAGE_SIZE:
+        raise XenError(EINVAL)
+    vcpu.ldt_base = base
+    vcpu.ldt_entries = entries
+
+
+def _writable_frame(vcpu: Vcpu, mfn: int) -> int:
+    """A frame of the guest's that is not in use as a table. Raises EINVAL."""
+    if not vcpu.domain.memory.is_domains(mfn) or vcpu.domain.pagetables.types[mfn]:
+        raise XenError(EINVAL)
+    return mfn

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""update_va_mapping: change the L1 entry that maps a linear address, and flush."""
+
+from __future__ import annotations
+
+from pyxen.abi.errno import EINVAL, ENOSYS, EPERM
+from pyxen.abi.xen import (
+    UVMF_INVLPG,
+    UVMF_TLB_FLUSH,
+    UVMF_FLUSHTYPE_MASK,
+    HYPERVISOR_update_va_mapping,
+    HYPERVISOR_update_va_mapping_otherdomain,
+)
+from pyxen.errors import XenError
+from pyxen.hypervisor.hypercalls.table import hypercall
+from pyxen.hypervisor.vcpu import Vcpu
+
+
+@hypercall(HYPERVISOR_update_va_mapping)
+def update_va_mapping(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
+    domain = vcpu.domain
+    entry = domain.pagetables.find_l1_entry(vcpu.cpu.kernel_page_table, address)
+    if not entry:
+        raise XenError(EINVAL)
+    domain.pagetables.update(entry, value, preserve_ad=False)
+    kind = flags & UVMF_FLUSHTYPE_MASK
+    # The vCPUs share one set of translations, so that a flush for any of them is one for all.
+    if kind == UVMF_TLB_FLUSH:
+        domain.engine.flush_tlb()
+    elif kind == UVMF_INVLPG:
+        domain.engine.flush_page(address)
+    elif kind == UVMF_FLUSHTYPE_MASK:
+        raise XenError(ENOSYS)
+    return 0
+
+
+@hypercall(HYPERVISOR_update_va_mapping_otherdomain)
+def update_va_mapping_otherdomain(
+    vcpu: Vcpu, address: int, value: int, flags: int, domid: int
+) -> int:
+    """Only a domain that may map another one's pages has a use for it."""
+    if not vcpu.domain.is_self(domid & 0xFFFF):
+        raise XenError(EPERM)
+    return int(update_va_mapping(vcpu, address, value, flags) or 0)

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vcpu_op: bring vCPUs up and down, their timers, and the areas that they share with Xen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pyxen.abi.arch_x86_64 import (
+    CPU_USER_REGS,
+    TRAP_INFO,
+    VCPU_GUEST_CONTEXT,
+    VGCF_syscall_disables_events,
+)
+from pyxen.abi.errno import EBUSY, EEXIST, EINVAL, ENOENT, ENOSYS, ETIME
+from pyxen.abi.vcpu import (
+    VCPU_REGISTER_RUNSTATE_MEMORY_AREA,
+    VCPU_REGISTER_VCPU_INFO,
+    VCPU_SET_PERIODIC_TIMER,
+    VCPU_SET_SINGLESHOT_TIMER,
+    VCPU_SSHOTTMR_future,
+    VCPUOP_down,
+    VCPUOP_get_runstate_info,
+    VCPUOP_initialise,
+    VCPUOP_is_up,
+    VCPUOP_NAMES,
+    VCPUOP_register_runstate_memory_area,
+    VCPUOP_register_vcpu_info,
+    VCPUOP_set_periodic_timer,
+    VCPUOP_set_singleshot_timer,
+    VCPUOP_stop_periodic_timer,
+    VCPUOP_stop_singleshot_timer,
+    VCPUOP_up,
+)
+from pyxen.abi.xen import VCPU_INFO, HYPERVISOR_vcpu_op
+from pyxen.errors import XenError
+from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.hypercalls.set_gdt import load_gdt
+from pyxen.hypervisor.hypercalls.table import hypercall
+from pyxen.hypervisor.msr import is_canonical
+from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PAGE_SIZE
+from pyxen.hypervisor.vcpu import MASK, NO_DEADLINE, PENDING, PENDING_SELECTOR, TRAPS
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+_NAMES: Final = {number: f"vcpu_op.{name}" for number, name in VCPUOP_NAMES.items()}
+_MIN_PERIOD: Final = 1_000_000
+_MAX_PERIOD: Final = 1 << 62
+_GENERAL: Final = (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8",
+    "rax", "rcx", "rdx", "rsi", "rdi",
+)  # fmt: skip
+
+
+@hypercall(HYPERVISOR_vcpu_op)
+def vcpu_op(vcpu: Vcpu, command: int, vcpuid: int, argument: int) -> int:
+    """``vcpuid`` is the vCPU that is meant. Raises ENOENT if the domain has no such one."""
+    domain = vcpu.domain
+    domain.counters.add_operation(_NAMES.get(command, "vcpu_op.unknown"))
+    if vcpuid >= len(domain.vcpus):
+        raise XenError(ENOENT)
+    target = domain.vcpus[vcpuid]
+    if command == VCPUOP_is_up:
+        return int(target.up)
+    if command == VCPUOP_initialise:
+        _initialise(vcpu, target, argument)
+    elif command == VCPUOP_up:
+        if not target.initialised:
+            raise XenError(EINVAL)
+        target.up = True
+        target.wake()
+    elif command == VCPUOP_down:
+        _down(target)
+    elif command == VCPUOP_get_runstate_info:
+        _get_runstate(vcpu, target, argument)
+    elif command == VCPUOP_register_runstate_memory_area:
+        _register_runstate(vcpu, target, argument)
+    elif command == VCPUOP_register_vcpu_info:
+        _register_vcpu_info(vcpu, target, argument)
+    else:
+        _timer(vcpu, target, command, argument)
+    return 0
+
+
+# Up and down
+
+
+def _initialise(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
+    """Take the state in which a vCPU starts when it is brought up. Raises EEXIST the second time."""
+    if target.initialised:
+        raise XenError(EEXIST)
+    context = guest_access.copy_from(vcpu, argument, VCPU_GUEST_CONTEXT.size)
+    _set_context(target, context)
+    target.initialised = True
+
+
+def _set_context(target: Vcpu, context: bytes) -> None:
+    (
+        _fpu, flags, user_regs, traps, ldt_base, ldt_entries, *rest
+    ) = VCPU_GUEST_CONTEXT.unpack(context)  # fmt: skip
+    gdt_frames, rest = rest[:16], rest[16:]
+    gdt_entries, kernel_ss, kernel_sp, *rest = rest
+    control, rest = rest[:8], rest[8:]
+    debug, rest = rest[:8], rest[8:]
+    event, failsafe, syscall, _vm_assist, fs_base, gs_kernel, gs_user = rest
+    for address in (event, failsafe, syscall, fs_base, gs_kernel, gs_user):
+        if not is_canonical(address):
+            raise XenError(EINVAL)
+    pages = -(-gdt_entries // ENTRIES)
+    if pages > len(gdt_frames) - 2:
+        raise XenError(EINVAL)
+    domain = target.domain
+    load_gdt(target, list(gdt_frames[:pages]), gdt_entries)
+    domain.set_up_cpu(target)
+    domain.load_kernel_base(target, (control[3] & FRAME) >> PAGE_SHIFT)
+    domain.load_user_base(target, (control[1] & FRAME) >> PAGE_SHIFT)
+
+    target.event_callback, target.failsafe_callback, target.syscall_callback = (
+        event, failsafe, syscall
+    )  # fmt: skip
+    target.syscall_masks_events = bool(flags & VGCF_syscall_disables_events)
+    target.kernel_ss, target.kernel_sp = kernel_ss, kernel_sp
+    target.ldt_base, target.ldt_entries = ldt_base, ldt_entries
+    target.debug_registers = list(debug)
+    _set_traps(target, traps)
+    _set_registers(target, user_regs)
+    registers = target.cpu.registers
+    registers.fs_base = fs_base
+    registers.gs_base = gs_kernel
+    target.cpu.inactive_gs_base = gs_user
+
+
+def _set_traps(target: Vcpu, traps: bytes) -> None:
+    for vector, flags, cs, address in TRAP_INFO.iter_unpack(traps[: TRAPS * TRAP_INFO.size]):
+        if address and is_canonical(address):
+            target.trap_address[vector] = address
+            target.trap_flags[vector] = flags
+            target.trap_cs[vector] = cs
+
+
+def _set_registers(target: Vcpu, user_regs: bytes) -> None:
+    """The general registers, rip, rsp and flags; the mode is always the kernel's."""
+    registers = target.cpu.registers
+    for name in _GENERAL:
+        setattr(registers, name, _field(user_regs, name))
+    registers.rip = _field(user_regs, "rip")
+    registers.rsp = _field(user_regs, "rsp")
+    registers.rflags = _field(user_regs, "rflags") & 0xCD5 | 0x202
+    target.cpu.stay_in_kernel(_field(user_regs, "cs") | 3, _field(user_regs, "ss") | 3)
+    for name in ("ds", "es", "fs", "gs"):
+        setattr(registers, name, _field(user_regs, name))
+
+
+def _field(user_regs: bytes, name: str) -> int:
+    start = CPU_USER_REGS.offsets[name]
+    return int.from_bytes(user_regs[start : start + CPU_USER_REGS.sizes[name]], "little")
+
+
+def _down(target: Vcpu) -> None:
+    target.up = False
+    if target.domain.engine.cpus[target.index] is target.cpu:
+        target.domain.engine.stop()
+    if not any(vcpu.up for vcpu in target.domain.vcpus):
+        # As Xen: a domain without a vCPU that is up has shut down.
+        target.domain.stop("poweroff")
+
+
+# Shared areas
+
+
+def _get_runstate(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
+    now = target.domain.clock.now()
+    target.set_runstate(target.runstate, now)
+    guest_access.copy_to(vcpu, argument, target.pack_runstate(now))
+
+
+def _register_runstate(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
+    size = VCPU_REGISTER_RUNSTATE_MEMORY_AREA.size
+    (address,) = VCPU_REGISTER_RUNSTATE_MEMORY_AREA.unpack(
+        guest_access.copy_from(vcpu, argument, size)
+    )
+    target.runstate_area = address
+    if address:
+        target.write_runstate()
+
+
+def _register_vcpu_info(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
+    """Move the vcpu_info to a page of the guest's. Raises EBUSY the second time, EINVAL for a
+    place that crosses a page or is not the guest's to write."""
+    mfn, offset, _ = VCPU_REGISTER_VCPU_INFO.unpack(
+        guest_access.copy_from(vcpu, argument, VCPU_REGISTER_VCPU_INFO.size)
+    )
+    domain = vcpu.domain
+    if target.info_registered:
+        raise XenError(EBUSY)
+    if offset > PAGE_SIZE - VCPU_INFO.size or offset % 8:
+        raise XenError(EINVAL)
+    if not domain.memory.is_domains(mfn) or domain.pagetables.types[mfn]:
+        raise XenError(EINVAL)
+    view = domain.memory.bytes
+    old, new = target.info, mfn * PAGE_SIZE + offset
+    view[new : new + VCPU_INFO.size] = view[old : old + VCPU_INFO.size]
+    target.info = new
+    target.info_registered = True
+    # Events may have come to the old place meanwhile: let the guest look at all.
+    domain.memory.words[(new + PENDING_SELECTOR) >> 3] = 0xFFFFFFFFFFFFFFFF
+    view[new + PENDING] = 1
+    if target is not vcpu and not target.initialised:
+        view[new + MASK] = 1
+    domain.clock.write(view, new)
+
+
+# Timers
+
+
+def _timer(vcpu: Vcpu, target: Vcpu, command: int, argument: int) -> None:
+    domain = vcpu.domain
+    if command == VCPUOP_set_singleshot_timer:
+        _check_own(vcpu, target)
+        deadline, flags = VCPU_SET_SINGLESHOT_TIMER.unpack(
+            guest_access.copy_from(vcpu, argument, VCPU_SET_SINGLESHOT_TIMER.size)
+        )
+        if flags & VCPU_SSHOTTMR_future and deadline < domain.clock.now():
+            raise XenError(ETIME)
+        domain.set_timer(target, max(1, deadline))
+    elif command == VCPUOP_stop_singleshot_timer:
+        _check_own(vcpu, target)
+        domain.set_timer(target, NO_DEADLINE)
+    elif command == VCPUOP_set_periodic_timer:
+        (period,) = VCPU_SET_PERIODIC_TIMER.unpack(
+            guest_access.copy_from(vcpu, argument, VCPU_SET_PERIODIC_TIMER.size)
+        )
+        if not _MIN_PERIOD <= period <= _MAX_PERIOD:
+            raise XenError(EINVAL)
+        target.timer_period = period
+        target.period_deadline = domain.clock.now() + period
+        domain.scheduler.set_alarm(domain.clock.now())
+    elif command == VCPUOP_stop_periodic_timer:
+        target.period_deadline = NO_DEADLINE
+    elif command in VCPUOP_NAMES:
+        domain.report_once(f"{_NAMES[command]} is not implemented: -ENOSYS")
+        raise XenError(ENOSYS)
+    else:
+        raise XenError(ENOSYS)
+
+
+def _check_own(vcpu: Vcpu, target: Vcpu) -> None:
+    """The single-shot timer of another vCPU is out of reach."""
+    if vcpu is not target:
+        raise XenError(EINVAL)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Counters of what passes the dispatcher, and hooks into it.
+
+Every hypercall, every entry of a multicall and every trap is counted with the time that it took. *Instruments* (the
+word is trio's) are told of each; they can watch, delay, count, or make one fail.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pyxen.abi.xen import HYPERCALL_NAMES
+
+if TYPE_CHECKING:
+    from pyxen.hypervisor.vcpu import Vcpu
+
+NR_HYPERCALLS: Final = 64
+_HISTORY: Final = 32
+
+
+class Instrument:
+    """Override what is of interest."""
+
+    def before_hypercall(self, vcpu: Vcpu, number: int, arguments: tuple[int, ...]) -> None:
+        """Raise XenError to refuse the call in the handler's place."""
+
+    def after_hypercall(self, vcpu: Vcpu, number: int, result: int) -> None:
+        """``result`` is what the guest gets, negative for an error."""
+
+    def trap(self, vcpu: Vcpu, name: str) -> None:
+        """An exception, a system call of a program, an emulated instruction."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a domain has done. The values of the dictionaries are (count, nanoseconds).
+
+    ``operations`` counts sub-operations, such as ``vcpu_op.is_up``. Of the ``wall_ns`` since the start, ``guest_ns`` went to
+    guest code and ``idle_ns`` to waiting.
+    """
+
+    hypercalls: dict[str, tuple[int, int]]
+    traps: dict[str, tuple[int, int]]
+    operations: dict[str, int]
+    guest_ns: int
+    idle_ns: int
+    wall_ns: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Counters:
+    """Filled by the dispatcher. ``history`` holds the last hypercalls, for crash reports:
+    (vcpu, number, first argument, second argument, result)."""
+
+    def __init__(self) -> None:
+        self.hypercall_count = array("Q", bytes(8 * NR_HYPERCALLS))
+        self.hypercall_ns = array("Q", bytes(8 * NR_HYPERCALLS))
+        self.traps: dict[str, list[int]] = {}
+        self.operations: dict[str, int] = {}
+        self.history: deque[tuple[int, int, int, int, int]] = deque(maxlen=_HISTORY)
+        self.engine_ns = 0
+        """Time in ``engine.run``: guest code and the traps served within."""
+        self.idle_ns = 0
+
+    def add_trap(self, name: str, nanoseconds: int) -> None:
+        counter = self.traps.get(name)
+        if counter is None:
+            counter = self.traps[name] = [0, 0]
+        counter[0] += 1
+        counter[1] += nanoseconds
+
+    def add_operation(self, name: str, count: int = 1) -> None:
+        self.operations[name] = self.operations.get(name, 0) + count
+
+    def statistics(self, wall_ns: int) -> Statistics:
+        """A snapshot."""
+        hypercalls = {
+            HYPERCALL_NAMES.get(number, f"hypercall_{number}"): (count, self.hypercall_ns[number])
+            for number, count in enumerate(self.hypercall_count)
+            if count
+        }
+        traps = {name: (count, ns) for name, (count, ns) in self.traps.items()}
+        served = sum(ns for _, ns in hypercalls.values()) + sum(ns for _, ns in traps.values())
+        return Statistics(
+            hypercalls=hypercalls,
+            traps=traps,
+            operations=dict(sorted(self.operations.items())),
+            guest_ns=max(0, self.engine_ns - served),
+            idle_ns=self.idle_ns,
+            wall_ns=wall_ns,
+        )

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Frames of machine memory: whose they are, and the map from machine to pseudo-physical frames.
+
+A paravirtual guest knows two numbers for each of its pages. The *machine frame number* (mfn) is what stands in page
+tables; the *pseudo-physical frame number* (pfn) is an index into an unbroken range that
+starts at 0, which the guest's own data structures use. The guest keeps the pfn-to-mfn list (P2M);
+the mfn-to-pfn table (M2P) is Xen's, one for the machine, readable by guests at
+``MACH2PHYS_VIRT_START`` and changed on request (``MMU_MACHPHYS_UPDATE``).
+
+Machine memory below ``ram_mfn`` belongs to the hypervisor: the M2P, the shared info page, grant-table frames,
+and the tables that map them into every address space ("Xen's slots" of each L4 table, 256 to 271).
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from pyxen.abi.arch_x86_64 import FIRST_RESERVED_GDT_PAGE, MACH2PHYS_VIRT_START
+from pyxen.abi.errno import EINVAL, ENOMEM
+from pyxen.errors import XenError
+from pyxen.hypervisor.page_flags import (
+    ACCESSED,
+    ADDRESS_MASK,
+    DIRTY,
+    ENTRIES,
+    NX,
+    PAGE_SIZE,
+    PRESENT,
+    PSE,
+    RW,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from pyxen.engine.protocol import MachineMemory
+
+INVALID_M2P_ENTRY: Final = ADDRESS_MASK
+"""What the M2P says of a frame that is nobody's."""
+
+FIRST_XEN_SLOT: Final = 256
+END_XEN_SLOT: Final = 272
+
+# Owners of frames.
+XEN: Final = 0
+DOMAIN: Final = 1
+SHARED: Final = 2
+"""A frame of Xen's that the guest may map: shared info, grant table."""
+
+_M2P_ADDRESS: Final = 0x200000
+_LARGE_PAGE: Final = 0x200000
+
+# The per-domain area (Xen's slot 4) holds 32 pages for each vCPU: 16 of its GDT, 16 of its LDT.
+_PER_DOMAIN_SLOT: Final = 4
+PER_DOMAIN_VIRT_START: Final = 0xFFFF820000000000
+_VCPU_PAGES: Final = 32
+_VCPU_AREA: Final = _VCPU_PAGES * PAGE_SIZE
+_TABLE: Final = PRESENT | RW | ACCESSED
+
+# Xen's own descriptors, at selectors that are part of the interface (FLAT_RING3_CS64 …).
+_RESERVED_DESCRIPTORS: Final = {
+    0xE008: 0x00AF9B000000FFFF,  # 64-bit code, ring 0
+    0xE010: 0x00CF93000000FFFF,  # data, ring 0
+    0xE018: 0x00CFBB000000FFFF,  # 32-bit code, ring 1
+    0xE020: 0x00CFFB000000FFFF,  # FLAT_RING3_CS32
+    0xE028: 0x00CFF3000000FFFF,  # FLAT_RING3_SS32, _DS32
+    0xE030: 0x00AFFB000000FFFF,  # FLAT_RING3_CS64
+}
+
+
+class Memory:
+    """All frames of the machine that one domain runs on.
+
+    ``nr_pages`` frames are given to the domain at its start; ``p2m[pfn]`` tells which (the guest's
+    own P2M starts as a copy of it). ``bytes`` and ``words`` view machine memory by address and by
+    address // 8. ``owner[mfn]`` is XEN, DOMAIN or SHARED.
+    """
+
+    def __init__(self, machine: MachineMemory, nr_pages: int, vcpus: int) -> None:
+        self.bytes = machine.bytes
+        self.words = machine.words
+        self.frames = machine.frames
+        self.ram_mfn = machine.ram_mfn
+        self.nr_pages = nr_pages
+        self.max_pages = machine.frames - machine.ram_mfn
+        self.owner = bytearray(machine.frames)
+        self.m2p = self.words[_M2P_ADDRESS >> 3 : (_M2P_ADDRESS >> 3) + machine.frames]
+        self.p2m = array("Q", range(self.ram_mfn, self.ram_mfn + nr_pages))
+        self._free = array("Q", range(self.frames - 1, self.ram_mfn + nr_pages - 1, -1))
+        self._next_xen_mfn = 1
+        self._fill_m2p()
+        self.shared_info_mfn = self.allocate_shared()
+        self._gdt_pages = self._map_per_domain_area(vcpus)
+        self._xen_slots = self._build_slots()
+
+    def _fill_m2p(self) -> None:
+        size = self.frames * 8
+        start = _M2P_ADDRESS
+        self.bytes[start : start + size] = b"\xff" * size
+        first = self.ram_mfn
+        self.m2p[first : first + self.nr_pages] = memoryview(array("Q", range(self.nr_pages)))
+        self.owner[first : first + self.nr_pages] = bytes((DOMAIN,)) * self.nr_pages
+        self._after_m2p = start + -(-size // _LARGE_PAGE) * _LARGE_PAGE
+
+    # Frames of Xen's
+
+    def allocate_xen(self) -> int:
+        """A zeroed frame of the hypervisor's own; returns its mfn."""
+        mfn = self._next_xen_mfn
+        if mfn == _M2P_ADDRESS // PAGE_SIZE:
+            mfn = self._after_m2p // PAGE_SIZE
+        if mfn >= self.ram_mfn:
+            raise XenError(ENOMEM)
+        self._next_xen_mfn = mfn + 1
+        return mfn
+
+    def allocate_shared(self) -> int:
+        """A zeroed frame of Xen's that the guest may map."""
+        mfn = self.allocate_xen()
+        self.owner[mfn] = SHARED
+        return mfn
+
+    def _map_per_domain_area(self, vcpus: int) -> int:
+        """Build the tables of the per-domain slot. Returns the index in ``words`` of its L1 entries.
+
+        They lie in consecutive frames, so that entry ``32 * vcpu + page`` is found by addition.
+        """
+        tables = -(-vcpus * _VCPU_PAGES // ENTRIES)
+        l3, l2 = self.allocate_xen(), self.allocate_xen()
+        l1 = [self.allocate_xen() for _ in range(tables)]
+        descriptors, zero = self.allocate_xen(), self.allocate_xen()
+        self._per_domain_l3 = l3
+        self._zero_mfn = zero
+        words = self.words
+        words[l3 * ENTRIES] = l2 * PAGE_SIZE | _TABLE
+        for number, mfn in enumerate(l1):
+            words[l2 * ENTRIES + number] = mfn * PAGE_SIZE | _TABLE
+        for selector, descriptor in _RESERVED_DESCRIPTORS.items():
+            words[descriptors * ENTRIES + (selector >> 3) % ENTRIES] = descriptor
+        first = l1[0] * ENTRIES
+        for vcpu in range(vcpus):
+            entry = first + vcpu * _VCPU_PAGES
+            for page in range(FIRST_RESERVED_GDT_PAGE):
+                words[entry + page] = zero * PAGE_SIZE | PRESENT | ACCESSED | NX
+            words[entry + FIRST_RESERVED_GDT_PAGE] = (
+                descriptors * PAGE_SIZE | PRESENT | ACCESSED | NX
+            )
+        return first
+
+    def _build_slots(self) -> memoryview:
+        """The sixteen entries that every L4 table has for Xen."""
+        l3, l2 = self.allocate_xen(), self.allocate_xen()
+        self.words[l3 * ENTRIES] = l2 * PAGE_SIZE | _TABLE
+        for number in range(-(-self.frames * 8 // _LARGE_PAGE)):
+            self.words[l2 * ENTRIES + number] = (
+                _M2P_ADDRESS + number * _LARGE_PAGE | PRESENT | ACCESSED | DIRTY | PSE | NX
+            )
+        slots = array("Q", bytes(8 * (END_XEN_SLOT - FIRST_XEN_SLOT)))
+        slots[0] = l3 * PAGE_SIZE | _TABLE
+        slots[_PER_DOMAIN_SLOT] = self._per_domain_l3 * PAGE_SIZE | _TABLE
+        return memoryview(slots)
+
+    def install_xen_slots(self, l4_mfn: int) -> None:
+        """Put Xen's entries into an L4 table."""
+        first = l4_mfn * ENTRIES + FIRST_XEN_SLOT
+        self.words[first : first + len(self._xen_slots)] = self._xen_slots
+
+    def m2p_mfns(self) -> list[int]:
+        """First frame of each 2 MiB of the machine-to-phys table."""
+        large_pages = -(-self.frames * 8 // _LARGE_PAGE)
+        first = _M2P_ADDRESS // PAGE_SIZE
+        return [first + number * (_LARGE_PAGE // PAGE_SIZE) for number in range(large_pages)]
+
+    # Descriptor tables
+
+    @staticmethod
+    def gdt_address(vcpu: int) -> int:
+        """Linear address at which a vCPU's descriptor table is mapped."""
+        return PER_DOMAIN_VIRT_START + vcpu * _VCPU_AREA
+
+    def map_gdt(self, vcpu: int, mfns: list[int]) -> None:
+        """Make these frames a vCPU's descriptor table; at most FIRST_RESERVED_GDT_PAGE."""
+        entry = self._gdt_pages + vcpu * _VCPU_PAGES
+        for page in range(FIRST_RESERVED_GDT_PAGE):
+            mfn = mfns[page] if page < len(mfns) else self._zero_mfn
+            self.words[entry + page] = mfn * PAGE_SIZE | PRESENT | ACCESSED | NX
+
+    def descriptor(self, vcpu: int, selector: int) -> int:
+        """The descriptor that a selector names in the vCPU's GDT."""
+        index = selector >> 3
+        entry = self.words[self._gdt_pages + vcpu * _VCPU_PAGES + index // ENTRIES]
+        return self.words[(entry >> 12 & 0xFFFFFFFFFF) * ENTRIES + index % ENTRIES]
+
+    # Frames of the domain
+
+    def is_domains(self, mfn: int) -> bool:
+        """Whether the domain owns this frame (any number is allowed)."""
+        return mfn < self.frames and self.owner[mfn] == DOMAIN
+
+    def is_mappable(self, mfn: int) -> bool:
+        """Whether the domain may map this frame."""
+        return mfn < self.frames and self.owner[mfn] != XEN
+
+    def allocate(self) -> int:
+        """Give the domain a zeroed frame. Raises ENOMEM when it has all of its maximum."""
+        if not self._free:
+            raise XenError(ENOMEM)
+        mfn = self._free.pop()
+        self.owner[mfn] = DOMAIN
+        self.bytes[mfn * PAGE_SIZE : (mfn + 1) * PAGE_SIZE] = bytes(PAGE_SIZE)
+        self.nr_pages += 1
+        return mfn
+
+    def release(self, mfn: int) -> None:
+        """Take a frame from the domain. Raises EINVAL when it is not the domain's."""
+        if not self.is_domains(mfn):
+            raise XenError(EINVAL)
+        self.owner[mfn] = XEN
+        self.m2p[mfn] = INVALID_M2P_ENTRY
+        self._free.append(mfn)
+        self.nr_pages -= 1
+
+    def copy_to_pfn(self, pfn: int, data: Buffer, offset: int = 0) -> None:
+        """Copy bytes over consecutive pfns of the initial allotment, from ``offset`` on.
+
+        Raises ValueError when they would not fit.
+        """
+        view = memoryview(data).cast("B")
+        pfn += offset // PAGE_SIZE
+        offset %= PAGE_SIZE
+        if pfn + -(-(offset + len(view)) // PAGE_SIZE) > len(self.p2m):
+            raise ValueError(f"{len(view)} bytes at pfn {pfn:#x}: behind the domain's memory")
+        done = 0
+        while done < len(view):
+            run = 1
+            while pfn + run < len(self.p2m) and self.p2m[pfn + run] == self.p2m[pfn] + run:
+                if run * PAGE_SIZE - offset >= len(view) - done:
+                    break
+                run += 1
+            size = min(len(view) - done, run * PAGE_SIZE - offset)
+            start = self.p2m[pfn] * PAGE_SIZE + offset
+            self.bytes[start : start + size] = view[done : done + size]
+            done += size
+            pfn += run
+            offset = 0
+
+    def release_views(self) -> None:
+        """Let go of machine memory, so that the engine can give it back."""
+        self.m2p.release()
+
+
+assert MACH2PHYS_VIRT_START >> 39 & 511 == FIRST_XEN_SLOT

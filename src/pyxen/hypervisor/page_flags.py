@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bits of an x86-64 page-table entry, and the arithmetic of frames."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 4096
+PAGE_MASK: Final = 0xFFFFFFFFFFFFF000
+
+PRESENT: Final = 0x001
+RW: Final = 0x002
+USER: Final = 0x004
+ACCESSED: Final = 0x020
+DIRTY: Final = 0x040
+PSE: Final = 0x080
+NX: Final = 1 << 63
+
+FRAME: Final = 0x000FFFFFFFFFF000
+"""The machine address in an entry."""
+ENTRIES: Final = 512
+ADDRESS_MASK: Final = 0xFFFFFFFFFFFFFFFF
