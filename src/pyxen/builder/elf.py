@@ -20,6 +20,7 @@ from pyxen.errors import PyxenError
 PT_LOAD: Final = 1
 PT_NOTE: Final = 4
 PF_X: Final = 1
+SHF_EXECINSTR: Final = 4
 SHT_SYMTAB: Final = 2
 SHT_NOTE: Final = 7
 SHN_UNDEF: Final = 0
@@ -52,10 +53,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Section:
-    """A section header. `link` is the index of the section that this one refers to."""
+    """A section header. `flags` are SHF_*, `link` is the index of the section it refers to."""
 
     name: str
     type: int
+    flags: int
+    address: int
     offset: int
     size: int
     link: int
@@ -166,8 +169,8 @@ def _sections(
         offset, size = headers[names_index][4:6]
         names = bytes(data[offset : offset + size])
     return tuple(
-        Section(_string(names, name), type_, offset, size, link)
-        for name, type_, _, _, offset, size, link, _, _, _ in headers
+        Section(_string(names, name), type_, flags, address, offset, size, link)
+        for name, type_, flags, address, offset, size, link, _, _, _ in headers
     )
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pyxen.abi import xen
-from pyxen.builder.elf import PF_X
+from pyxen.builder.elf import PF_X, SHF_EXECINSTR
 from pyxen.builder.image import KernelImage
 from pyxen.builder.notes import PvKernel, XenNotes
 from pyxen.errors import PyxenError
@@ -406,20 +406,39 @@ def _write_page_tables(memory: GuestMemory, kernel: KernelImage, layout: _Layout
 def _initial_flags(kernel: KernelImage, layout: _Layout) -> array[int]:
     """The flags of each page of the initial mapping.
 
-    Xen maps all of it executable. Here only what the program headers call executable is, because an
-    emulator that meets stores to a page that might hold code has to take a slow path for them.
+    Xen maps all of it executable. Here only what the file calls executable is, because an emulator
+    that meets stores to a page that might hold code has to take a slow path for them. The program
+    headers say it by segment (that of Linux which holds the code for its start holds 17 MB of bss,
+    too); the section headers, where a kernel has them, by page.
     """
     flags = array("Q", [_KERNEL | NX]) * layout.mapped_pages
-    for segment in kernel.elf.loadable:
-        if segment.flags & PF_X:
-            start = segment.paddr - kernel.notes.paddr_offset
-            first, end = start // PAGE_SIZE, _pages(start + segment.memory_size)
-            flags[first:end] = array("Q", [_KERNEL]) * (end - first)
+    for start, size in _executable_parts(kernel):
+        first, end = start // PAGE_SIZE, _pages(start + size)
+        flags[first:end] = array("Q", [_KERNEL]) * (end - first)
     if kernel.notes.hypercall_page is not None:
         flags[(kernel.notes.hypercall_page - layout.virt_base) // PAGE_SIZE] = _KERNEL
     tables = layout.page_tables
     flags[tables.start : tables.stop] = array("Q", [_KERNEL & ~RW | NX]) * len(tables)
     return flags
+
+
+def _executable_parts(kernel: KernelImage) -> Iterator[tuple[int, int]]:
+    """Offsets from the start of memory, and sizes, of what may hold code."""
+    for segment in kernel.elf.loadable:
+        if not segment.flags & PF_X:
+            continue
+        start = segment.paddr - kernel.notes.paddr_offset
+        inside = [
+            section
+            for section in kernel.elf.sections
+            if section.flags & SHF_EXECINSTR
+            and segment.vaddr <= section.address < segment.vaddr + segment.memory_size
+        ]
+        if not inside:
+            yield start, segment.memory_size
+        for section in inside:
+            offset = section.address - segment.vaddr
+            yield start + offset, min(section.size, segment.memory_size - offset)
 
 
 def _write_leaves(
