@@ -72,7 +72,10 @@ class Clock:
 
     def now(self) -> int:
         """System time, in ns."""
-        ticks = self._read_tsc() - self._tsc
+        return self._system_at(self._read_tsc())
+
+    def _system_at(self, tsc: int) -> int:
+        ticks = tsc - self._tsc
         ticks = ticks << self.shift if self.shift >= 0 else ticks >> -self.shift
         return self._system + (ticks * self.mul >> 32)
 
@@ -83,7 +86,7 @@ class Clock:
             return False
         self._last_update = host
         tsc = self._read_tsc()
-        self._system, self._tsc = self.now(), tsc
+        self._system, self._tsc = self._system_at(tsc), tsc
         hertz = (tsc - self._first_tsc) * NANOSECONDS // (host - self._first_host)
         behind = host - self._first_system_host - self._system
         behind = max(-_STEERING // 1000, min(_STEERING // 1000, behind))

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ESRCH
+from pyxen.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, EPERM, ESRCH
 from pyxen.abi.event_channel import (
     EVTCHN_2L_NR_CHANNELS,
     EVTCHNSTAT_closed,
@@ -27,7 +27,7 @@ from pyxen.abi.event_channel import (
     EVTCHNSTAT_unbound,
     EVTCHNSTAT_virq,
 )
-from pyxen.abi.xen import DOMID_SELF, SHARED_INFO, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF
+from pyxen.abi.xen import SHARED_INFO, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF
 from pyxen.abi.xen import VIRQ_XENPMU as _VIRQ_XENPMU
 from pyxen.errors import XenError
 from pyxen.hypervisor.page_flags import PAGE_SIZE
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 NR_VIRQS: Final = 24
 _PER_VCPU_VIRQS: Final = (VIRQ_TIMER, VIRQ_DEBUG, VIRQ_XENOPROF, _VIRQ_XENPMU)
 BACK_END_DOMAIN: Final = 0
+
+_BUCKET: Final = 64
+"""Xen makes ports in groups of so many; the ports of a group exist, though closed."""
 
 _PENDING_WORDS: Final = SHARED_INFO.offsets["evtchn_pending"] // 8
 _MASK_WORDS: Final = SHARED_INFO.offsets["evtchn_mask"] // 8
@@ -66,6 +69,7 @@ class EventChannels:
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self.ports: dict[int, Port] = {}
+        self._end = _BUCKET
         shared_info = domain.memory.shared_info_mfn * PAGE_SIZE // 8
         self._pending = shared_info + _PENDING_WORDS
         self._mask = shared_info + _MASK_WORDS
@@ -75,6 +79,7 @@ class EventChannels:
         for number in range(1, EVTCHN_2L_NR_CHANNELS):
             if number not in self.ports:
                 self.ports[number] = port
+                self._end = max(self._end, (number // _BUCKET + 1) * _BUCKET)
                 return number
         raise XenError(ENOSPC)
 
@@ -83,6 +88,11 @@ class EventChannels:
         if port is None:
             raise XenError(EINVAL)
         return port
+
+    def _check_exists(self, number: int) -> None:
+        """Raises EINVAL for a port beyond those that exist, be they closed."""
+        if number >= self._end:
+            raise XenError(EINVAL)
 
     def _find_vcpu(self, index: int) -> Vcpu:
         if index >= len(self._domain.vcpus):
@@ -128,13 +138,15 @@ class EventChannels:
     def bind_interdomain(self, remote_domain: int, remote_port: int) -> int:
         """Connect to an unbound port; there is only this domain to connect to.
 
-        Raises ESRCH for another domain, EINVAL for a port that does not wait for this one.
+        Raises ESRCH for a domain that is not, EINVAL for a port that does not wait for this one.
         """
-        self._check_domain(remote_domain)
+        if remote_domain == BACK_END_DOMAIN:
+            raise XenError(EINVAL)
+        self.check_domain(remote_domain)
         remote = self.ports.get(remote_port)
         if remote is None or remote.state != EVTCHNSTAT_unbound:
             raise XenError(EINVAL)
-        if remote.remote_domain not in (DOMID_SELF, self._domain.domid):
+        if remote.remote_domain != self._domain.domid:
             raise XenError(EINVAL)
         number = self._allocate(
             Port(
@@ -149,9 +161,10 @@ class EventChannels:
         self.set_pending(number)  # one that was sent before the connection is not lost
         return number
 
-    def _check_domain(self, domid: int) -> None:
-        if domid not in (DOMID_SELF, self._domain.domid):
-            raise XenError(ESRCH)
+    def check_domain(self, domid: int) -> None:
+        """Raises EPERM for domain 0, ESRCH for one that does not exist."""
+        if not self._domain.is_self(domid):
+            raise XenError(EPERM if domid == BACK_END_DOMAIN else ESRCH)
 
     def bind_vcpu(self, number: int, vcpu: int) -> None:
         """Let another vCPU get the port's events. Raises ENOENT, EINVAL for ports that are tied."""
@@ -164,7 +177,7 @@ class EventChannels:
         port.vcpu = vcpu
 
     def close(self, number: int) -> None:
-        """Raises EINVAL for a port that is closed, also for one of a back end's device."""
+        """Raises EINVAL for a port that is closed. A back end is not told; it finds nobody there."""
         port = self._find(number)
         if port.state == EVTCHNSTAT_virq and port.virq == VIRQ_TIMER:
             self._domain.vcpus[port.vcpu].timer_port = 0
@@ -184,10 +197,9 @@ class EventChannels:
                 self.close(number)
 
     def status(self, domid: int, number: int) -> Port:
-        """The port, or one that is closed. Raises ESRCH, EINVAL for a number out of range."""
-        self._check_domain(domid)
-        if number >= EVTCHN_2L_NR_CHANNELS:
-            raise XenError(EINVAL)
+        """The port, or one that is closed. Raises EPERM, ESRCH, EINVAL for one out of range."""
+        self.check_domain(domid)
+        self._check_exists(number)
         return self.ports.get(number) or Port(EVTCHNSTAT_closed)
 
     # Raising
@@ -212,37 +224,52 @@ class EventChannels:
             self.set_pending(number)
 
     def set_pending(self, number: int) -> None:
-        """Raise a bound port; in the thread of the vCPUs only."""
+        """Raise a port, if it is bound; in the thread of the vCPUs only."""
+        port = self.ports.get(number)
+        if port is None:
+            return  # a back end does not know that the guest has closed it
         words = self._domain.memory.words
         index, bit = number >> 6, 1 << (number & 63)
         pending = words[self._pending + index]
         if pending & bit:
             return
         words[self._pending + index] = pending | bit
-        vcpu = self._domain.vcpus[self.ports[number].vcpu]
         if not words[self._mask + index] & bit:
-            self._mark(vcpu, index)
+            self._mark(self._domain.vcpus[port.vcpu], index)
         for poller in self._domain.vcpus:
             if poller.polling and number in poller.polling:
                 poller.wake()
 
     def unmask(self, number: int) -> None:
-        """Clear a port's mask bit, and deliver what came meanwhile. Raises EINVAL."""
-        port = self._find(number)
+        """Clear a bound port's mask bit, and deliver what came meanwhile.
+
+        Raises EINVAL for a number out of range.
+        """
+        self._check_exists(number)
+        port = self.ports.get(number)
+        if port is None:
+            return
         words = self._domain.memory.words
         index, bit = number >> 6, 1 << (number & 63)
+        if not words[self._mask + index] & bit:
+            return
         words[self._mask + index] &= ~bit & 0xFFFFFFFFFFFFFFFF
         if words[self._pending + index] & bit:
             self._mark(self._domain.vcpus[port.vcpu], index)
 
-    def is_pending(self, number: int) -> bool:
+    def poll(self, number: int) -> bool:
+        """Whether a bound port is pending. Raises EINVAL for one that is closed."""
+        self._find(number)
         word = self._domain.memory.words[self._pending + (number >> 6)]
         return bool(word >> (number & 63) & 1)
 
     def _mark(self, vcpu: Vcpu, index: int) -> None:
+        """Tell a vCPU that a word of the bitmap has news; the first news of all wakes it up."""
         memory = self._domain.memory
         selector = (vcpu.info + PENDING_SELECTOR) >> 3
+        if memory.words[selector] >> index & 1:
+            return
         memory.words[selector] |= 1 << index
-        memory.bytes[vcpu.info + PENDING] = 1
-        if not vcpu.polling:
+        if not memory.bytes[vcpu.info + PENDING]:
+            memory.bytes[vcpu.info + PENDING] = 1
             vcpu.wake()

@@ -14,9 +14,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from pyxen.abi.errno import ENOSYS, EPERM
+from pyxen.abi.errno import EINVAL, ENOSYS
 from pyxen.abi.xen import HYPERCALL_NAMES, HYPERVISOR_multicall
 from pyxen.errors import XenError
 from pyxen.hypervisor.hypercalls.table import ARITIES, HANDLERS
@@ -25,8 +25,6 @@ from pyxen.hypervisor.instruments import NR_HYPERCALLS
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
     from pyxen.hypervisor.vcpu import Vcpu
-
-_NUMBER: Final = 0xFFFFFFFF
 
 
 def _load_handlers() -> None:
@@ -48,7 +46,7 @@ class Dispatcher:
     def hypercall(self, vcpu: Vcpu) -> None:
         """Serve the hypercall in the vCPU's registers."""
         registers = vcpu.cpu.registers
-        number = registers.rax & _NUMBER
+        number = registers.rax
         first, second = registers.rdi, registers.rsi
         result = self.call(vcpu, number, first, second, registers.rdx, registers.r10, registers.r8)
         self._counters.history.append((vcpu.index, number, first, second, result or 0))
@@ -98,12 +96,11 @@ class Dispatcher:
         self._inner_ns = outer_ns + passed
         return result
 
-    def entry(self, vcpu: Vcpu, number: int, arguments: list[int]) -> int:
-        """One entry of a multicall; EPERM for those that may not stand in one."""
+    def entry(self, vcpu: Vcpu, number: int, arguments: list[int]) -> int | None:
+        """One entry of a multicall; EINVAL for a multicall in a multicall."""
         if number == HYPERVISOR_multicall:
-            return -EPERM
-        result = self.call(vcpu, number & _NUMBER, *arguments[:5])
-        return 0 if result is None else result
+            return -EINVAL
+        return self.call(vcpu, number, *arguments[:5])
 
 
 def name_of(number: int) -> str:

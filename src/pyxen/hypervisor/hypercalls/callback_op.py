@@ -15,12 +15,12 @@ from pyxen.abi.callback import (
     CALLBACKTYPE_syscall,
     CALLBACKTYPE_syscall32,
     CALLBACKTYPE_sysenter,
-    CALLBACKTYPE_sysenter_deprecated,
 )
 from pyxen.abi.errno import EINVAL, ENOSYS
 from pyxen.abi.xen import HYPERVISOR_callback_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.vcpu import Vcpu
@@ -28,6 +28,7 @@ from pyxen.hypervisor.vcpu import Vcpu
 
 @hypercall(HYPERVISOR_callback_op)
 def callback_op(vcpu: Vcpu, command: int, argument: int) -> int:
+    command &= UINT32
     if command == CALLBACKOP_register:
         kind, flags, address = CALLBACK_REGISTER.unpack(
             guest_access.copy_from(vcpu, argument, CALLBACK_REGISTER.size)
@@ -62,8 +63,6 @@ def register(vcpu: Vcpu, kind: int, flags: int, address: int) -> None:
         vcpu.sysenter_callback = address
     elif kind == CALLBACKTYPE_nmi:
         vcpu.nmi_callback = address
-    elif kind == CALLBACKTYPE_sysenter_deprecated:
-        raise XenError(EINVAL)
     else:
         raise XenError(ENOSYS)
 
@@ -78,7 +77,6 @@ def _unregister(vcpu: Vcpu, kind: int) -> None:
         CALLBACKTYPE_syscall,
         CALLBACKTYPE_syscall32,
         CALLBACKTYPE_sysenter,
-        CALLBACKTYPE_sysenter_deprecated,
     ):
         raise XenError(EINVAL)
     else:

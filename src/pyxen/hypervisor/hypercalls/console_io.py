@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
-from pyxen.abi.errno import ENOSYS
+from typing import Final
+
+from pyxen.abi.errno import E2BIG, ENOSYS
 from pyxen.abi.xen import CONSOLEIO_read, CONSOLEIO_write, HYPERVISOR_console_io
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.vcpu import Vcpu
+
+_INT_MAX: Final = 0x7FFFFFFF
 
 
 @hypercall(HYPERVISOR_console_io)
 def console_io(vcpu: Vcpu, command: int, count: int, buffer: int) -> int:
     """Output goes where the domain's console goes; there is nothing to read."""
+    command &= UINT32
+    count &= UINT32
     if command == CONSOLEIO_write:
-        count &= 0xFFFFFFFF
         done = 0
         while done < count:
             part = min(count - done, PAGE_SIZE)
@@ -24,5 +30,7 @@ def console_io(vcpu: Vcpu, command: int, count: int, buffer: int) -> int:
             done += part
         return 0
     if command == CONSOLEIO_read:
+        if count > _INT_MAX:
+            raise XenError(E2BIG)
         return 0
     raise XenError(ENOSYS)

@@ -7,23 +7,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi import event_channel as abi
-from pyxen.abi.errno import ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import ENOSYS, EPERM
 from pyxen.abi.xen import HYPERVISOR_event_channel_op, HYPERVISOR_event_channel_op_compat
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 
 if TYPE_CHECKING:
     from pyxen.abi.layout import Layout
     from pyxen.hypervisor.vcpu import Vcpu
 
-_NAMES: Final = {
-    number: f"event_channel_op.{name}" for number, name in abi.EVTCHNOP_NAMES.items()
-}
+_NAMES: Final = {number: f"event_channel_op.{name}" for number, name in abi.EVTCHNOP_NAMES.items()}
 
 
 @hypercall(HYPERVISOR_event_channel_op)
 def event_channel_op(vcpu: Vcpu, command: int, argument: int) -> int:
+    command &= UINT32
     vcpu.domain.counters.add_operation(_NAMES.get(command, "event_channel_op.unknown"))
     operation = _OPERATIONS.get(command)
     if operation is None:
@@ -55,7 +55,7 @@ def _store(vcpu: Vcpu, layout: Layout, argument: int, port: int) -> None:
 
 def _alloc_unbound(vcpu: Vcpu, argument: int) -> None:
     domid, remote, _ = _read(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument)
-    _check_own(vcpu, domid)
+    vcpu.domain.events.check_domain(domid)
     remote = vcpu.domain.domid if vcpu.domain.is_self(remote) else remote
     _store(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument, vcpu.domain.events.alloc_unbound(remote))
 
@@ -119,14 +119,8 @@ def _unmask(vcpu: Vcpu, argument: int) -> None:
 
 def _reset(vcpu: Vcpu, argument: int) -> None:
     (domid,) = _read(vcpu, abi.EVTCHN_RESET, argument)
-    _check_own(vcpu, domid)
+    vcpu.domain.events.check_domain(domid)
     vcpu.domain.events.reset()
-
-
-def _check_own(vcpu: Vcpu, domid: int) -> None:
-    """Another domain is named: there is none (ESRCH), or it is out of reach (EPERM)."""
-    if not vcpu.domain.is_self(domid):
-        raise XenError(EPERM if domid == 0 else ESRCH)
 
 
 _OPERATIONS: Final[dict[int, Callable[[Vcpu, int], None]]] = {

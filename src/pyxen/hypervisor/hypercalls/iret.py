@@ -23,7 +23,8 @@ _IOPL: Final = 3 << 12
 _VM: Final = 1 << 17
 _ALWAYS: Final = 0x202
 _LONG_MODE: Final = 1 << 53
-_FLAGS: Final = 0x3FFFFF
+_FLAGS: Final = 0x3F7FD5
+"""Those that exist."""
 
 
 @hypercall(HYPERVISOR_iret)
@@ -43,6 +44,8 @@ def iret(vcpu: Vcpu) -> None:
         cpu.enter_user(cs, ss & 0xFFFF | 3, long_mode=_is_long(vcpu, cs))
     else:
         cpu.stay_in_kernel(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
+    if vcpu.domain.architectural_iopl:
+        vcpu.iopl = (rflags & _IOPL) >> 12
     registers.rip = rip
     registers.rsp = rsp
     registers.rflags = rflags & _FLAGS & ~(_IOPL | _VM) | _ALWAYS

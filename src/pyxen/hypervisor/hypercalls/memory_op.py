@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi import memory as abi
-from pyxen.abi.arch_x86_64 import MACH2PHYS_VIRT_START
+from pyxen.abi.arch_x86_64 import ARCH_SHARED_INFO, MACH2PHYS_VIRT_START
 from pyxen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
-from pyxen.abi.xen import HYPERVISOR_memory_op
+from pyxen.abi.xen import SHARED_INFO, HYPERVISOR_memory_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.hypercalls.table import hypercall
@@ -22,19 +23,21 @@ if TYPE_CHECKING:
 _NAMES: Final = {number: f"memory_op.{name}" for number, name in abi.XENMEM_NAMES.items()}
 _COMMAND: Final = 0x3F
 _START_EXTENT_SHIFT: Final = 6
+_MAX_EXTENTS: Final = 0xFFFFFFFF >> _START_EXTENT_SHIFT
 _LARGE_PAGE: Final = 0x200000
+_MAX_PFN: Final = SHARED_INFO.offsets["arch"] + ARCH_SHARED_INFO.offsets["max_pfn"]
 
 
 @hypercall(HYPERVISOR_memory_op)
 def memory_op(vcpu: Vcpu, command: int, argument: int) -> int:
     """The bits above the sub-operation say at which extent a continued call goes on."""
-    start_extent = (command & 0xFFFFFFFF) >> _START_EXTENT_SHIFT
+    start_extent = command >> _START_EXTENT_SHIFT
     command &= _COMMAND
     vcpu.domain.counters.add_operation(_NAMES.get(command, "memory_op.unknown"))
     if command in _RESERVATIONS:
         return _reservation(vcpu, command, argument, start_extent)
     if start_extent:
-        raise XenError(ENOSYS)
+        raise XenError(EINVAL if command in _SIMPLE_QUESTIONS else ENOSYS)
     operation = _QUESTIONS.get(command)
     if operation is None:
         if command in abi.XENMEM_NAMES:
@@ -51,23 +54,24 @@ def _read(vcpu: Vcpu, layout: Layout, argument: int) -> tuple[int, ...]:
 
 
 def _reservation(vcpu: Vcpu, command: int, argument: int, start: int) -> int:
-    """Returns the number of extents done, which is less than asked for when one was refused."""
-    extents, count, order, _flags, domid = _read(vcpu, abi.XEN_MEMORY_RESERVATION, argument)
-    if not vcpu.domain.is_self(domid):
-        raise XenError(EPERM if domid == 0 else ESRCH)
-    if start >= count:
+    """Returns the number of extents done, which is less than asked for when one was refused.
+
+    There are no errors, not even for a bad pointer.
+    """
+    try:
+        extents, count, order, _flags, domid = _read(vcpu, abi.XEN_MEMORY_RESERVATION, argument)
+    except XenError:
+        return start
+    if not vcpu.domain.is_self(domid) or count > _MAX_EXTENTS:
         return start
     if order:  # extents of more than a page are for those who build domains
         return start
     change = _RESERVATIONS[command]
     done = start
-    try:
+    with suppress(XenError):
         while done < count:
             change(vcpu, extents, done)
             done += 1
-    except XenError as error:
-        if error.errno == EFAULT and done == start:
-            raise
     return done
 
 
@@ -135,13 +139,15 @@ def _maximum_reservation(vcpu: Vcpu, argument: int) -> int:
 
 
 def _maximum_gpfn(vcpu: Vcpu, argument: int) -> int:
-    """Of a PV guest only the guest knows; Xen answers from what it was told in shared info."""
+    """Of a PV guest only the guest knows: it has told in its shared info."""
     _check_domid(vcpu, argument)
-    return max(0, vcpu.domain.memory.max_pages - 1)
+    memory = vcpu.domain.memory
+    max_pfn = memory.words[(memory.shared_info_mfn * PAGE_SIZE + _MAX_PFN) >> 3]
+    return max(max_pfn, 1) - 1
 
 
 def _maximum_ram_page(vcpu: Vcpu, argument: int) -> int:
-    return vcpu.domain.memory.frames - 1
+    return vcpu.domain.memory.frames
 
 
 def _machphys_mapping(vcpu: Vcpu, argument: int) -> int:
@@ -168,11 +174,10 @@ def _machphys_mfn_list(vcpu: Vcpu, argument: int) -> int:
 def _memory_map(vcpu: Vcpu, argument: int) -> int:
     """One region: all that the domain may have."""
     entries, buffer = _read(vcpu, abi.XEN_MEMORY_MAP, argument)
-    if entries < 1:
-        raise XenError(EINVAL)
     size = vcpu.domain.memory.max_pages * PAGE_SIZE
-    guest_access.copy_to(vcpu, buffer, abi.E820_ENTRY.pack(0, size, abi.E820_RAM))
-    guest_access.write_u32(vcpu, argument, 1)
+    if entries:
+        guest_access.copy_to(vcpu, buffer, abi.E820_ENTRY.pack(0, size, abi.E820_RAM))
+    guest_access.write_u32(vcpu, argument, min(entries, 1))
     return 0
 
 
@@ -180,6 +185,12 @@ def _machine_memory_map(vcpu: Vcpu, argument: int) -> int:
     raise XenError(EPERM)
 
 
+_SIMPLE_QUESTIONS: Final = (
+    abi.XENMEM_current_reservation,
+    abi.XENMEM_maximum_reservation,
+    abi.XENMEM_maximum_gpfn,
+    abi.XENMEM_maximum_ram_page,
+)
 _QUESTIONS: Final[dict[int, Callable[[Vcpu, int], int]]] = {
     abi.XENMEM_current_reservation: _current_reservation,
     abi.XENMEM_maximum_reservation: _maximum_reservation,

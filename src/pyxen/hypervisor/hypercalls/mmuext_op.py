@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EINVAL, ENOSYS
+from pyxen.abi.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP
 from pyxen.abi.xen import (
     MMUEXT_CLEAR_PAGE,
     MMUEXT_COPY_PAGE,
@@ -14,6 +14,7 @@ from pyxen.abi.xen import (
     MMUEXT_INVLPG_ALL,
     MMUEXT_INVLPG_LOCAL,
     MMUEXT_INVLPG_MULTI,
+    MMUEXT_MARK_SUPER,
     MMUEXT_NAMES,
     MMUEXT_NEW_BASEPTR,
     MMUEXT_NEW_USER_BASEPTR,
@@ -24,12 +25,14 @@ from pyxen.abi.xen import (
     MMUEXT_TLB_FLUSH_ALL,
     MMUEXT_TLB_FLUSH_LOCAL,
     MMUEXT_TLB_FLUSH_MULTI,
+    MMUEXT_UNMARK_SUPER,
     MMUEXT_UNPIN_TABLE,
     HYPERVISOR_mmuext_op,
 )
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.hypercalls.mmu_update import check_domains
+from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.hypercalls.mmu_update import check_page_owner, store_done
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 
@@ -42,8 +45,8 @@ _MAX_LDT_ENTRIES: Final = 8192
 @hypercall(HYPERVISOR_mmuext_op)
 def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -> int:
     """The first refused operation ends the batch; the count of those done is stored."""
-    check_domains(vcpu, domain)
-    count &= 0xFFFFFFFF
+    check_page_owner(vcpu, domain)
+    count &= UINT32
     finished = 0
     counters = vcpu.domain.counters
     try:
@@ -55,20 +58,23 @@ def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -
             _operate(vcpu, command, first, second)
             finished += 1
     finally:
-        if done:
-            guest_access.write_u32(vcpu, done, finished)
+        store_done(vcpu, done, finished)
     return 0
 
 
 _NAMES: Final = {number: f"mmuext_op.{name.lower()}" for number, name in MMUEXT_NAMES.items()}
 _FLUSH_ALL: Final = (MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_TLB_FLUSH_ALL)
+_MULTI: Final = (MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI)
 _FLUSH_PAGE: Final = (MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_ALL)
 
 
 def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
     domain = vcpu.domain
+    if command in _MULTI:
+        _check_vcpu_mask(vcpu, second)
     if command in _FLUSH_PAGE:
-        domain.engine.flush_page(first)
+        if is_guest_address(first):
+            domain.engine.flush_page(first)
     elif command in _FLUSH_ALL:
         domain.engine.flush_tlb()
     elif command == MMUEXT_NEW_BASEPTR:
@@ -80,7 +86,7 @@ def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
     elif command == MMUEXT_UNPIN_TABLE:
         domain.pagetables.unpin(first)
     elif command == MMUEXT_SET_LDT:
-        _set_ldt(vcpu, first, second & 0xFFFFFFFF)
+        _set_ldt(vcpu, first, second & UINT32)
     elif command == MMUEXT_CLEAR_PAGE:
         start = _writable_frame(vcpu, first) * PAGE_SIZE
         domain.memory.bytes[start : start + PAGE_SIZE] = bytes(PAGE_SIZE)
@@ -91,12 +97,35 @@ def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
         source = second * PAGE_SIZE
         view = domain.memory.bytes
         view[target : target + PAGE_SIZE] = view[source : source + PAGE_SIZE]
-    elif command not in (MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL):
+    elif command in (MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL):
+        raise XenError(EACCES)  # for those who have devices
+    elif command in (MMUEXT_MARK_SUPER, MMUEXT_UNMARK_SUPER):
+        raise XenError(EOPNOTSUPP)
+    else:
         raise XenError(ENOSYS)
 
 
+def _check_vcpu_mask(vcpu: Vcpu, address: int) -> None:
+    """The vCPUs that are to flush share their translations; the bitmap must be there all the same.
+
+    Raises EINVAL, whatever is wrong with it.
+    """
+    try:
+        read_vcpu_mask(vcpu, address)
+    except XenError:
+        raise XenError(EINVAL) from None
+
+
+def read_vcpu_mask(vcpu: Vcpu, address: int) -> list[int]:
+    """A bitmap of vCPUs, in words. Raises EFAULT."""
+    return guest_access.read_words(vcpu, address, -(-len(vcpu.domain.vcpus) // 64))
+
+
 def _set_ldt(vcpu: Vcpu, base: int, entries: int) -> None:
-    if entries > _MAX_LDT_ENTRIES or base % PAGE_SIZE:
+    """Without entries the address does not matter."""
+    if not entries:
+        base = 0
+    if entries > _MAX_LDT_ENTRIES or base % PAGE_SIZE or not is_guest_address(base):
         raise XenError(EINVAL)
     vcpu.ldt_base = base
     vcpu.ldt_entries = entries

@@ -8,6 +8,7 @@ from pyxen.abi.nmi import XENNMI_CALLBACK, XENNMI_register_callback, XENNMI_unre
 from pyxen.abi.xen import HYPERVISOR_nmi_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.vcpu import Vcpu
@@ -15,6 +16,7 @@ from pyxen.hypervisor.vcpu import Vcpu
 
 @hypercall(HYPERVISOR_nmi_op)
 def nmi_op(vcpu: Vcpu, command: int, argument: int) -> int:
+    command &= UINT32
     if command == XENNMI_register_callback:
         address, _ = XENNMI_CALLBACK.unpack(
             guest_access.copy_from(vcpu, argument, XENNMI_CALLBACK.size)

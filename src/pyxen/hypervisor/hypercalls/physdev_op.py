@@ -14,6 +14,7 @@ from pyxen.abi.physdev import (
 from pyxen.abi.xen import HYPERVISOR_physdev_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
 
@@ -22,6 +23,7 @@ _MAX_PORTS = 65536
 
 @hypercall(HYPERVISOR_physdev_op)
 def physdev_op(vcpu: Vcpu, command: int, argument: int) -> int:
+    command &= UINT32
     if command == PHYSDEVOP_set_iopl:
         (iopl,) = PHYSDEV_SET_IOPL.unpack(
             guest_access.copy_from(vcpu, argument, PHYSDEV_SET_IOPL.size)

@@ -12,6 +12,7 @@ from pyxen.abi.arch_x86_64 import (
 from pyxen.abi.errno import EINVAL
 from pyxen.abi.xen import HYPERVISOR_set_segment_base
 from pyxen.errors import XenError
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.vcpu import Vcpu
@@ -19,6 +20,7 @@ from pyxen.hypervisor.vcpu import Vcpu
 
 @hypercall(HYPERVISOR_set_segment_base)
 def set_segment_base(vcpu: Vcpu, which: int, base: int) -> int:
+    which &= UINT32
     cpu = vcpu.cpu
     if which == SEGBASE_GS_USER_SEL:
         _load_user_gs(vcpu, base & 0xFFFF)
@@ -46,5 +48,5 @@ def _load_user_gs(vcpu: Vcpu, selector: int) -> None:
     present, code_or_data = descriptor >> 47 & 1, descriptor >> 44 & 1
     if selector & 4 or not present or not code_or_data:
         selector, descriptor = 0, 0
-    cpu.registers.gs = selector
+    cpu.registers.gs = selector | 3 if selector > 3 else selector
     cpu.inactive_gs_base = (descriptor >> 16 & 0xFFFFFF) | (descriptor >> 56 & 0xFF) << 24

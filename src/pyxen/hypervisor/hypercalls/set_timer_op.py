@@ -23,7 +23,7 @@ def set_timer_op(vcpu: Vcpu, deadline: int) -> int:
     domain = vcpu.domain
     if not deadline:
         domain.set_timer(vcpu, NO_DEADLINE)
-    elif deadline >> 63 or deadline > domain.clock.now() + _OVERFLOW:
+    elif deadline >> 63 or deadline >= domain.clock.now() + _OVERFLOW:
         domain.set_timer(vcpu, domain.clock.now() + _LATER)
     else:
         domain.set_timer(vcpu, deadline)

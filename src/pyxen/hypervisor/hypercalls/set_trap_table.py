@@ -18,7 +18,7 @@ def set_trap_table(vcpu: Vcpu, traps: int) -> int:
     """A null pointer forgets all handlers. At most one entry a vector is read."""
     if not traps:
         for vector in range(TRAPS):
-            vcpu.trap_address[vector] = 0
+            vcpu.trap_address[vector] = vcpu.trap_flags[vector] = vcpu.trap_cs[vector] = 0
         return 0
     for number in range(TRAPS):
         entry = guest_access.copy_from(vcpu, traps + number * TRAP_INFO.size, TRAP_INFO.size)
@@ -29,5 +29,5 @@ def set_trap_table(vcpu: Vcpu, traps: int) -> int:
             raise XenError(EINVAL)
         vcpu.trap_address[vector] = address
         vcpu.trap_flags[vector] = flags
-        vcpu.trap_cs[vector] = cs
+        vcpu.trap_cs[vector] = cs | 3
     return 0

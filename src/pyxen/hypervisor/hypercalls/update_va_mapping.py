@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from pyxen.abi.errno import EINVAL, ENOSYS, EPERM
+from pyxen.abi.errno import EINVAL
 from pyxen.abi.xen import (
-    UVMF_INVLPG,
-    UVMF_TLB_FLUSH,
+    UVMF_ALL,
     UVMF_FLUSHTYPE_MASK,
+    UVMF_INVLPG,
+    UVMF_LOCAL,
+    UVMF_TLB_FLUSH,
     HYPERVISOR_update_va_mapping,
     HYPERVISOR_update_va_mapping_otherdomain,
 )
 from pyxen.errors import XenError
+from pyxen.hypervisor.addresses import is_guest_address
+from pyxen.hypervisor.hypercalls.mmu_update import check_page_owner
+from pyxen.hypervisor.hypercalls.mmuext_op import read_vcpu_mask
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
 
@@ -19,6 +24,8 @@ from pyxen.hypervisor.vcpu import Vcpu
 @hypercall(HYPERVISOR_update_va_mapping)
 def update_va_mapping(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
     domain = vcpu.domain
+    if not is_guest_address(address):
+        raise XenError(EINVAL)
     entry = domain.pagetables.find_l1_entry(vcpu.cpu.kernel_page_table, address)
     if not entry:
         raise XenError(EINVAL)
@@ -29,8 +36,11 @@ def update_va_mapping(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
         domain.engine.flush_tlb()
     elif kind == UVMF_INVLPG:
         domain.engine.flush_page(address)
-    elif kind == UVMF_FLUSHTYPE_MASK:
-        raise XenError(ENOSYS)
+    else:
+        return 0
+    mask = flags & ~UVMF_FLUSHTYPE_MASK
+    if mask not in (UVMF_LOCAL, UVMF_ALL):
+        read_vcpu_mask(vcpu, mask)
     return 0
 
 
@@ -39,6 +49,5 @@ def update_va_mapping_otherdomain(
     vcpu: Vcpu, address: int, value: int, flags: int, domid: int
 ) -> int:
     """Only a domain that may map another one's pages has a use for it."""
-    if not vcpu.domain.is_self(domid & 0xFFFF):
-        raise XenError(EPERM)
+    check_page_owner(vcpu, domid)
     return int(update_va_mapping(vcpu, address, value, flags) or 0)

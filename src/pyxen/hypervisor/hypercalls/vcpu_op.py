@@ -9,20 +9,25 @@ from pyxen.abi.arch_x86_64 import (
     CPU_USER_REGS,
     TRAP_INFO,
     VCPU_GUEST_CONTEXT,
+    XEN_LEGACY_MAX_VCPUS,
+    VGCF_failsafe_disables_events,
+    VGCF_online,
     VGCF_syscall_disables_events,
 )
-from pyxen.abi.errno import EBUSY, EEXIST, EINVAL, ENOENT, ENOSYS, ETIME
+from pyxen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
 from pyxen.abi.vcpu import (
     VCPU_REGISTER_RUNSTATE_MEMORY_AREA,
     VCPU_REGISTER_VCPU_INFO,
+    VCPU_RUNSTATE_INFO,
     VCPU_SET_PERIODIC_TIMER,
     VCPU_SET_SINGLESHOT_TIMER,
+    VCPUOP_NAMES,
     VCPU_SSHOTTMR_future,
     VCPUOP_down,
+    VCPUOP_get_physid,
     VCPUOP_get_runstate_info,
     VCPUOP_initialise,
     VCPUOP_is_up,
-    VCPUOP_NAMES,
     VCPUOP_register_runstate_memory_area,
     VCPUOP_register_vcpu_info,
     VCPUOP_set_periodic_timer,
@@ -34,6 +39,7 @@ from pyxen.abi.vcpu import (
 from pyxen.abi.xen import VCPU_INFO, HYPERVISOR_vcpu_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32, is_guest_address
 from pyxen.hypervisor.hypercalls.set_gdt import load_gdt
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
@@ -45,7 +51,9 @@ if TYPE_CHECKING:
 
 _NAMES: Final = {number: f"vcpu_op.{name}" for number, name in VCPUOP_NAMES.items()}
 _MIN_PERIOD: Final = 1_000_000
-_MAX_PERIOD: Final = 1 << 62
+_MAX_PERIOD: Final = (1 << 62) - 1
+_SIGN: Final = 1 << 63
+_MAX_LDT_ENTRIES: Final = 8192
 _GENERAL: Final = (
     "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8",
     "rax", "rcx", "rdx", "rsi", "rdi",
@@ -56,6 +64,8 @@ _GENERAL: Final = (
 def vcpu_op(vcpu: Vcpu, command: int, vcpuid: int, argument: int) -> int:
     """``vcpuid`` is the vCPU that is meant. Raises ENOENT if the domain has no such one."""
     domain = vcpu.domain
+    command &= UINT32
+    vcpuid &= UINT32
     domain.counters.add_operation(_NAMES.get(command, "vcpu_op.unknown"))
     if vcpuid >= len(domain.vcpus):
         raise XenError(ENOENT)
@@ -68,7 +78,6 @@ def vcpu_op(vcpu: Vcpu, command: int, vcpuid: int, argument: int) -> int:
         if not target.initialised:
             raise XenError(EINVAL)
         target.up = True
-        target.wake()
     elif command == VCPUOP_down:
         _down(target)
     elif command == VCPUOP_get_runstate_info:
@@ -77,6 +86,8 @@ def vcpu_op(vcpu: Vcpu, command: int, vcpuid: int, argument: int) -> int:
         _register_runstate(vcpu, target, argument)
     elif command == VCPUOP_register_vcpu_info:
         _register_vcpu_info(vcpu, target, argument)
+    elif command == VCPUOP_get_physid:
+        raise XenError(EINVAL)  # for domain 0 with pinned vCPUs
     else:
         _timer(vcpu, target, command, argument)
     return 0
@@ -86,10 +97,16 @@ def vcpu_op(vcpu: Vcpu, command: int, vcpuid: int, argument: int) -> int:
 
 
 def _initialise(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
-    """Take the state in which a vCPU starts when it is brought up. Raises EEXIST the second time."""
+    """Take the state in which a vCPU starts when it is brought up.
+
+    Raises EEXIST the second time, EINVAL for a state that it cannot have, or for one of the vCPUs
+    without a place in shared info that has not registered its vcpu_info.
+    """
+    if target.index >= XEN_LEGACY_MAX_VCPUS and not target.info_registered:
+        raise XenError(EINVAL)
+    context = guest_access.copy_from(vcpu, argument, VCPU_GUEST_CONTEXT.size)
     if target.initialised:
         raise XenError(EEXIST)
-    context = guest_access.copy_from(vcpu, argument, VCPU_GUEST_CONTEXT.size)
     _set_context(target, context)
     target.initialised = True
 
@@ -103,22 +120,32 @@ def _set_context(target: Vcpu, context: bytes) -> None:
     control, rest = rest[:8], rest[8:]
     debug, rest = rest[:8], rest[8:]
     event, failsafe, syscall, _vm_assist, fs_base, gs_kernel, gs_user = rest
-    for address in (event, failsafe, syscall, fs_base, gs_kernel, gs_user):
+    rip, rsp = _field(user_regs, "rip"), _field(user_regs, "rsp")
+    for address in (rip, rsp, kernel_sp, event, failsafe, syscall, fs_base, gs_kernel, gs_user):
+        if not is_canonical(address):
+            raise XenError(EINVAL)
+    for address in (ldt_base, *debug[:4]):
+        if not is_guest_address(address):
+            raise XenError(EINVAL)
+    if ldt_base % PAGE_SIZE or ldt_entries > _MAX_LDT_ENTRIES:
+        raise XenError(EINVAL)
+    for _, _, _, address in TRAP_INFO.iter_unpack(traps):
         if not is_canonical(address):
             raise XenError(EINVAL)
     pages = -(-gdt_entries // ENTRIES)
     if pages > len(gdt_frames) - 2:
         raise XenError(EINVAL)
     domain = target.domain
-    load_gdt(target, list(gdt_frames[:pages]), gdt_entries)
+    load_gdt(target, list(gdt_frames[:pages]))
     domain.set_up_cpu(target)
-    domain.load_kernel_base(target, (control[3] & FRAME) >> PAGE_SHIFT)
-    domain.load_user_base(target, (control[1] & FRAME) >> PAGE_SHIFT)
+    _load_tables(target, (control[3] & FRAME) >> PAGE_SHIFT, (control[1] & FRAME) >> PAGE_SHIFT)
 
     target.event_callback, target.failsafe_callback, target.syscall_callback = (
         event, failsafe, syscall
     )  # fmt: skip
+    target.failsafe_masks_events = bool(flags & VGCF_failsafe_disables_events)
     target.syscall_masks_events = bool(flags & VGCF_syscall_disables_events)
+    target.up = bool(flags & VGCF_online)
     target.kernel_ss, target.kernel_sp = kernel_ss, kernel_sp
     target.ldt_base, target.ldt_entries = ldt_base, ldt_entries
     target.debug_registers = list(debug)
@@ -130,12 +157,24 @@ def _set_context(target: Vcpu, context: bytes) -> None:
     target.cpu.inactive_gs_base = gs_user
 
 
+def _load_tables(target: Vcpu, kernel: int, user: int) -> None:
+    """Raises EINVAL with neither in use."""
+    domain = target.domain
+    domain.load_kernel_base(target, kernel)
+    try:
+        domain.load_user_base(target, user)
+    except XenError:
+        target.kernel_table_mfn = 0
+        domain.pagetables.leave_base(kernel)
+        raise
+
+
 def _set_traps(target: Vcpu, traps: bytes) -> None:
     for vector, flags, cs, address in TRAP_INFO.iter_unpack(traps[: TRAPS * TRAP_INFO.size]):
-        if address and is_canonical(address):
+        if address:
             target.trap_address[vector] = address
             target.trap_flags[vector] = flags
-            target.trap_cs[vector] = cs
+            target.trap_cs[vector] = cs | 3
 
 
 def _set_registers(target: Vcpu, user_regs: bytes) -> None:
@@ -145,7 +184,9 @@ def _set_registers(target: Vcpu, user_regs: bytes) -> None:
         setattr(registers, name, _field(user_regs, name))
     registers.rip = _field(user_regs, "rip")
     registers.rsp = _field(user_regs, "rsp")
-    registers.rflags = _field(user_regs, "rflags") & 0xCD5 | 0x202
+    flags = _field(user_regs, "rflags")
+    registers.rflags = flags & 0xCD5 | 0x202
+    target.iopl = flags >> 12 & 3
     target.cpu.stay_in_kernel(_field(user_regs, "cs") | 3, _field(user_regs, "ss") | 3)
     for name in ("ds", "es", "fs", "gs"):
         setattr(registers, name, _field(user_regs, name))
@@ -169,9 +210,11 @@ def _down(target: Vcpu) -> None:
 
 
 def _get_runstate(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
-    now = target.domain.clock.now()
-    target.set_runstate(target.runstate, now)
-    guest_access.copy_to(vcpu, argument, target.pack_runstate(now))
+    """The times up to now; the state and since when are not touched by asking."""
+    times = list(target.runstate_times)
+    times[target.runstate] += target.domain.clock.now() - target.runstate_since
+    info = VCPU_RUNSTATE_INFO.pack(target.runstate, target.runstate_since, *times)
+    guest_access.copy_to(vcpu, argument, info)
 
 
 def _register_runstate(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
@@ -179,27 +222,36 @@ def _register_runstate(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
     (address,) = VCPU_REGISTER_RUNSTATE_MEMORY_AREA.unpack(
         guest_access.copy_from(vcpu, argument, size)
     )
+    if not is_guest_address(address):
+        raise XenError(EFAULT)
     target.runstate_area = address
     if address:
         target.write_runstate()
 
 
 def _register_vcpu_info(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
-    """Move the vcpu_info to a page of the guest's. Raises EBUSY the second time, EINVAL for a
-    place that crosses a page or is not the guest's to write."""
+    """Move the vcpu_info to a page of the guest's, once, of this vCPU or of one that is down.
+
+    Raises ENXIO for a place that crosses a page or is not aligned, EINVAL for one that is not the
+    guest's to write, the second time, and for a vCPU that runs (as Xen 4.17; later ones differ).
+    """
     mfn, offset, _ = VCPU_REGISTER_VCPU_INFO.unpack(
         guest_access.copy_from(vcpu, argument, VCPU_REGISTER_VCPU_INFO.size)
     )
     domain = vcpu.domain
-    if target.info_registered:
-        raise XenError(EBUSY)
     if offset > PAGE_SIZE - VCPU_INFO.size or offset % 8:
+        raise XenError(ENXIO)
+    if target.info_registered or (target is not vcpu and target.up):
         raise XenError(EINVAL)
     if not domain.memory.is_domains(mfn) or domain.pagetables.types[mfn]:
         raise XenError(EINVAL)
     view = domain.memory.bytes
     old, new = target.info, mfn * PAGE_SIZE + offset
-    view[new : new + VCPU_INFO.size] = view[old : old + VCPU_INFO.size]
+    if target.index < XEN_LEGACY_MAX_VCPUS:
+        view[new : new + VCPU_INFO.size] = view[old : old + VCPU_INFO.size]
+    else:  # it had none
+        view[new : new + VCPU_INFO.size] = bytes(VCPU_INFO.size)
+        view[new + MASK] = 1
     target.info = new
     target.info_registered = True
     # Events may have come to the old place meanwhile: let the guest look at all.
@@ -222,7 +274,8 @@ def _timer(vcpu: Vcpu, target: Vcpu, command: int, argument: int) -> None:
         )
         if flags & VCPU_SSHOTTMR_future and deadline < domain.clock.now():
             raise XenError(ETIME)
-        domain.set_timer(target, max(1, deadline))
+        # Xen's time is signed: what it takes for negative is over.
+        domain.set_timer(target, max(1, deadline) if deadline < _SIGN else 1)
     elif command == VCPUOP_stop_singleshot_timer:
         _check_own(vcpu, target)
         domain.set_timer(target, NO_DEADLINE)

@@ -19,6 +19,7 @@ from pyxen.abi.xen import (
     VMASST_TYPE_writable_pagetables,
 )
 from pyxen.errors import XenError
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
 
@@ -35,6 +36,8 @@ _VALID: Final = (
 
 @hypercall(HYPERVISOR_vm_assist)
 def vm_assist(vcpu: Vcpu, command: int, kind: int) -> int:
+    command &= UINT32
+    kind &= UINT32
     if kind not in _VALID:
         raise XenError(EINVAL)
     if command == VMASST_CMD_enable:

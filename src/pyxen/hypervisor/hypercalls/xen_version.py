@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi import version as abi
-from pyxen.abi.features import XENFEAT_NR_SUBMAPS
 from pyxen.abi.arch_x86_64 import HYPERVISOR_VIRT_START
-from pyxen.abi.errno import EINVAL, ENODATA, ENOSYS
+from pyxen.abi.errno import EINVAL, ENOSYS, EPERM
+from pyxen.abi.features import XENFEAT_NR_SUBMAPS
 from pyxen.abi.xen import HYPERVISOR_xen_version
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 @hypercall(HYPERVISOR_xen_version)
 def xen_version(vcpu: Vcpu, command: int, argument: int) -> int:
     """The version number needs no argument: kernels call it to have pending events delivered."""
+    command &= UINT32
     if command == abi.XENVER_version:
         return XEN_MAJOR << 16 | XEN_MINOR
     if command == abi.XENVER_pagesize:
+        if argument:
+            raise XenError(EINVAL)
         return PAGE_SIZE
     operation = _OPERATIONS.get(command)
     if operation is None:
@@ -73,10 +77,8 @@ def _guest_handle(vcpu: Vcpu, argument: int) -> int:
 
 
 def _build_id(vcpu: Vcpu, argument: int) -> int:
-    """Python code has none."""
-    if argument:
-        guest_access.copy_from(vcpu, argument, abi.XEN_BUILD_ID.size)
-    raise XenError(ENODATA)
+    """For domain 0."""
+    raise XenError(EPERM)
 
 
 _CHANGESET: Final = "unavailable"
@@ -88,6 +90,6 @@ _OPERATIONS: Final[dict[int, Callable[[Vcpu, int], int]]] = {
     abi.XENVER_platform_parameters: _platform_parameters,
     abi.XENVER_get_features: _get_features,
     abi.XENVER_guest_handle: _guest_handle,
-    abi.XENVER_commandline: _string("", abi.XEN_COMMANDLINE_LEN),
+    abi.XENVER_commandline: _string("<denied>", abi.XEN_COMMANDLINE_LEN),
     abi.XENVER_build_id: _build_id,
 }

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An engine that executes no instructions: what the guest does is a script in Python.
+
+``FakeEngine`` satisfies ``pyxen.engine.protocol.Engine``. Its machine memory is real, its CPUs
+have registers that are plain attributes. Instead of guest code each CPU has *steps*, callables
+which do what an instruction would cause: change registers, call a method of the trap handler::
+
+    engine = FakeEngine(ram_pages=64)
+    domain = Domain(engine, 64)
+    engine.cpus[0].script([make_hypercall(HYPERVISOR_sched_op, SCHEDOP_yield)])
+    domain.scheduler.run()
+
+A step runs between two looks at ``kick`` and ``stop``, as an instruction does.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from pyxen.engine.memory import MachineMemory
+from pyxen.engine.protocol import EngineError
+
+if TYPE_CHECKING:
+    from pyxen.engine.protocol import Cpu, TrapHandler
+
+_TICKS_PER_NANOSECOND: Final = 2
+_CR0_TS: Final = 8
+
+
+@dataclass
+class FakeRegisters:
+    """See ``protocol.Registers``. Nothing stops a test from writing more than 64 bits."""
+
+    rax: int = 0
+    rcx: int = 0
+    rdx: int = 0
+    rbx: int = 0
+    rsp: int = 0
+    rbp: int = 0
+    rsi: int = 0
+    rdi: int = 0
+    r8: int = 0
+    r9: int = 0
+    r10: int = 0
+    r11: int = 0
+    r12: int = 0
+    r13: int = 0
+    r14: int = 0
+    r15: int = 0
+    rip: int = 0
+    rflags: int = 0x202
+    cs: int = 0
+    ss: int = 0
+    ds: int = 0
+    es: int = 0
+    fs: int = 0
+    gs: int = 0
+    fs_base: int = 0
+    gs_base: int = 0
+    cr0: int = 0x80050033
+    cr2: int = 0
+    cr3: int = 0
+    cr4: int = 0x6B0
+
+
+class FakeCpu:
+    """See ``protocol.Cpu``. ``descriptor_table`` is what was set last, ``long_mode`` whether the
+    user code segment is one of 64-bit code."""
+
+    def __init__(self, engine: FakeEngine, index: int) -> None:
+        self.index = index
+        self.registers = FakeRegisters()
+        self.user_mode = False
+        self.long_mode = True
+        self.inactive_gs_base = 0
+        self.kernel_page_table = 0
+        self.user_page_table = 0
+        self.descriptor_table = (0, 0)
+        self._engine = engine
+        self._steps: Iterator[Step] = iter(())
+
+    def script(self, steps: Iterable[Step]) -> None:
+        """Add steps behind those that are left; ``itertools.repeat`` makes an endless loop."""
+        self._steps = chain(self._steps, steps)
+
+    def next_step(self) -> Step:
+        """Raises EngineError when the script is at its end."""
+        try:
+            return next(self._steps)
+        except StopIteration:
+            raise EngineError(f"cpu {self.index}: the script is at its end") from None
+
+    def enter_kernel(self, cs: int, ss: int) -> None:
+        if self.user_mode:
+            self._swap_mode(self.kernel_page_table)
+        self.stay_in_kernel(cs, ss)
+
+    def enter_user(self, cs: int, ss: int, *, long_mode: bool) -> None:
+        if not self.user_mode:
+            self._swap_mode(self.user_page_table)
+        self.stay_in_kernel(cs, ss)
+        self.long_mode = long_mode
+
+    def _swap_mode(self, table: int) -> None:
+        registers = self.registers
+        self.user_mode = not self.user_mode
+        registers.gs_base, self.inactive_gs_base = self.inactive_gs_base, registers.gs_base
+        registers.cr3 = table
+
+    def stay_in_kernel(self, cs: int, ss: int) -> None:
+        self.registers.cs = cs
+        self.registers.ss = ss
+
+    def load_kernel_page_table(self, address: int) -> None:
+        self.kernel_page_table = address
+        if not self.user_mode:
+            self.registers.cr3 = address
+        self._engine.flushes.append(None)
+
+    def load_user_page_table(self, address: int) -> None:
+        self.user_page_table = address
+        if self.user_mode:
+            self.registers.cr3 = address
+        self._engine.flushes.append(None)
+
+    def set_descriptor_table(self, base: int, limit: int) -> None:
+        self.descriptor_table = (base, limit)
+
+    @property
+    def task_switched(self) -> bool:
+        """CR0.TS."""
+        return bool(self.registers.cr0 & _CR0_TS)
+
+    def set_task_switched(self, value: bool) -> None:
+        self.registers.cr0 = self.registers.cr0 & ~_CR0_TS | (_CR0_TS if value else 0)
+
+    def save(self) -> bytes:
+        state = (
+            self.user_mode,
+            self.long_mode,
+            self.inactive_gs_base,
+            self.kernel_page_table,
+            self.user_page_table,
+            self.descriptor_table,
+            astuple(self.registers),
+        )
+        return json.dumps(state).encode()
+
+    def load(self, state: bytes) -> None:
+        try:
+            (
+                self.user_mode,
+                self.long_mode,
+                self.inactive_gs_base,
+                self.kernel_page_table,
+                self.user_page_table,
+                (base, limit),
+                registers,
+            ) = json.loads(state)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a state of this engine's CPU: {error}") from None
+        self.descriptor_table = (base, limit)
+        for field, value in zip(fields(self.registers), registers, strict=True):
+            setattr(self.registers, field.name, value)
+
+
+Step = Callable[["TrapHandler", FakeCpu], None]
+"""What a guest does until the next moment at which it can be interrupted."""
+
+
+class FakeEngine:
+    """See the module and ``protocol.Engine``.
+
+    ``flushes`` records what the hypervisor had forgotten: a linear address for a page, None for
+    all; ``invalidated`` the (machine address, size) whose code was. ``read_tsc`` counts two ticks
+    a nanosecond of the host's clock unless another source is given. ``cpuid`` maps (leaf,
+    subleaf) to what the CPU answers, zeros for others.
+    """
+
+    name = "fake"
+
+    def __init__(
+        self, ram_pages: int, vcpus: int = 1, *, read_tsc: Callable[[], int] | None = None
+    ) -> None:
+        self.memory = MachineMemory(ram_pages)
+        self.cpus = [FakeCpu(self, index) for index in range(vcpus)]
+        self.flushes: list[int | None] = []
+        self.invalidated: list[tuple[int, int]] = []
+        self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self.read_tsc = read_tsc or _tsc_of_host
+        self.running = False
+        self._handler: TrapHandler
+        self._kick = threading.Event()
+        self._stopped = False
+
+    def set_handler(self, handler: TrapHandler) -> None:
+        self._handler = handler
+
+    def run(self, cpu: Cpu) -> None:
+        """Take steps of the CPU's script until ``kick`` or ``stop``.
+
+        Raises what a step raises, EngineError when there is no step left.
+        """
+        fake = self.cpus[cpu.index]
+        self._stopped = False
+        self.running = True
+        try:
+            while not self._stopped and not self._kick.is_set():
+                fake.next_step()(self._handler, fake)
+        finally:
+            self.running = False
+            self._kick.clear()
+
+    def spin(self, handler: TrapHandler, cpu: FakeCpu) -> None:
+        """A step: compute, without a trap, until another thread kicks."""
+        self._kick.wait()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def kick(self) -> None:
+        self._kick.set()
+
+    @property
+    def kick_pending(self) -> bool:
+        return self._kick.is_set()
+
+    def flush_tlb(self) -> None:
+        self.flushes.append(None)
+
+    def flush_page(self, address: int) -> None:
+        self.flushes.append(address)
+
+    def invalidate_code(self, address: int, size: int) -> None:
+        self.invalidated.append((address, size))
+
+    def native_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        return self.cpuid.get((leaf, subleaf), (0, 0, 0, 0))
+
+    def close(self) -> None:
+        self.memory.close()
+
+
+def _tsc_of_host() -> int:
+    return time.monotonic_ns() * _TICKS_PER_NANOSECOND
+
+
+def make_hypercall(number: int, *arguments: int) -> Step:
+    """A step: make a hypercall with up to five arguments. The result is in rax behind it."""
+    if len(arguments) > 5:
+        raise ValueError(f"{len(arguments)} arguments, expected at most 5")
+    names = ("rdi", "rsi", "rdx", "r10", "r8")
+
+    def step(handler: TrapHandler, cpu: FakeCpu) -> None:
+        cpu.registers.rax = number
+        for name, value in zip(names, arguments, strict=False):
+            setattr(cpu.registers, name, value)
+        handler.hypercall(cpu)
+
+    return step
