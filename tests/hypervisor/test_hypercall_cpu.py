@@ -51,9 +51,7 @@ class TestCallbacks:
         assert register_callback(guest, kind, 0, NON_CANONICAL) == -EINVAL
         assert getattr(guest.vcpu, attribute) == HANDLER
 
-    @pytest.mark.parametrize(
-        "kind", [callback.CALLBACKTYPE_sysenter_deprecated, 8, 0xFFFF]
-    )
+    @pytest.mark.parametrize("kind", [callback.CALLBACKTYPE_sysenter_deprecated, 8, 0xFFFF])
     def test_unknown_type(self, guest: SmallDomain, kind: int) -> None:
         """The old sysenter type is one of 32-bit Xen only."""
         assert register_callback(guest, kind, 0, HANDLER) == -ENOSYS
@@ -366,5 +364,3 @@ class TestIret:
         guest.vcpu.cpu.registers.rax = xen.HYPERVISOR_iret
         with pytest.raises(DomainCrash, match="no frame"):
             guest.domain.dispatcher.hypercall(guest.vcpu)
-
-
