@@ -374,6 +374,18 @@ def test_a_signal_leaves_while_the_main_thread_is_busy_elsewhere(pty: tuple[int,
     assert termios.tcgetattr(slave) == before
 
 
+def test_a_signal_that_serve_has_met_is_not_raised_later(null: int) -> None:
+    terminal = Terminal(null, null)
+    with serving(terminal) as session:
+        sender = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+        sender.start()
+        # Python's signal handlers wait for the end of this, and serve does not.
+        while not session.ended.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+        sender.join()
+    assert terminal.ended_by == signal.SIGTERM
+
+
 def test_nothing_stays_open(null: int) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):

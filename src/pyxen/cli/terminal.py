@@ -64,6 +64,7 @@ class Terminal:
         self._serving = False
         self._output_closed = False
         self._signal: int | None = None
+        self._met: set[int] = set()
         self._error: OSError | None = None
         self._exit = contextlib.ExitStack()
 
@@ -209,10 +210,12 @@ class Terminal:
     def _read_signals(self) -> None:
         for number in os.read(self._signal_fd, 64):
             if number in _SIGNALS:
+                self._met.add(number)
                 self._leave(number)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._serving:
+        # The main thread may get here long after the signal, when ``serve`` has returned for it.
+        if self._serving or number in self._met:
             return
         self._signal = number
         if number == signal.SIGINT:
