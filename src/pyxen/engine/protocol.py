@@ -11,7 +11,8 @@ A CPU is in one of two modes, *kernel* and *user*. Each has a page table and a G
 and a user-mode access to a page without the user bit faults. The guest kernel runs without
 the privileges of a real kernel: privileged instructions arrive as general protection faults.
 
-The handler is an object with a method per kind of trap, rather than one callback with a trap
+``Cpu`` and ``Registers`` are classes and not protocols, because they are used at every trap: compiled,
+their attributes are C variables. The handler is an object with a method per kind of trap, rather than one callback with a trap
 object, because a trap is the hot path: there is nothing to allocate and nothing to dispatch on.
 """
 
@@ -19,93 +20,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pyxen.engine.cpu import Cpu
+from pyxen.engine.registers import Registers
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-class Registers(Protocol):
-    """The registers of a CPU: unsigned integers, readable and writable by name.
-
-    64 bits each, the segment selectors 16. ``cr2`` is the address of the last page fault.
-    """
-
-    rax: int
-    rcx: int
-    rdx: int
-    rbx: int
-    rsp: int
-    rbp: int
-    rsi: int
-    rdi: int
-    r8: int
-    r9: int
-    r10: int
-    r11: int
-    r12: int
-    r13: int
-    r14: int
-    r15: int
-    rip: int
-    cs: int
-    ss: int
-    ds: int
-    es: int
-    fs: int
-    gs: int
-    fs_base: int
-    gs_base: int
-    cr0: int
-    cr2: int
-    cr3: int
-    cr4: int
-
-    @property
-    def rflags(self) -> int: ...
-    @rflags.setter
-    def rflags(self, value: int) -> None: ...
-
-
-class Cpu(Protocol):
-    """One virtual CPU of an engine. Belongs to the thread that calls ``engine.run``."""
-
-    index: int
-    user_mode: bool
-    inactive_gs_base: int
-    """The GS base of the mode that the CPU is not in."""
-    kernel_page_table: int
-    """Machine address of the top-level table of kernel mode; set by ``load_page_tables``."""
-    user_page_table: int
-
-    @property
-    def registers(self) -> Registers:
-        """Another object after the CPU has been exchanged for another one: not to be kept."""
-
-    def enter_kernel(self, cs: int, ss: int) -> None:
-        """Go to kernel mode (from either mode) with these flat 64-bit selectors."""
-
-    def enter_user(self, cs: int, ss: int, *, long_mode: bool) -> None:
-        """Go to user mode, to a 64-bit code segment or, else, a flat 32-bit one."""
-
-    def stay_in_kernel(self, cs: int, ss: int) -> None:
-        """Set the selectors of kernel mode, as a return within the kernel does."""
-
-    def load_kernel_page_table(self, address: int) -> None:
-        """Use the top-level table at this machine address in kernel mode; flushes."""
-
-    def load_user_page_table(self, address: int) -> None:
-        """The same for user mode."""
-
-    def set_descriptor_table(self, base: int, limit: int) -> None:
-        """The linear address of the global descriptor table, and its last byte's offset."""
-
-    def set_task_switched(self, value: bool) -> None:
-        """CR0.TS: the next FPU instruction faults."""
-
-    def save(self) -> bytes:
-        """The whole state (registers, FPU, modes, page tables), for ``load``."""
-
-    def load(self, state: bytes) -> None:
-        """Take a state that ``save`` made. Raises ValueError when it is none."""
+__all__ = ["Cpu", "Engine", "EngineError", "MachineMemory", "Registers", "TrapHandler"]
 
 
 class TrapHandler(Protocol):

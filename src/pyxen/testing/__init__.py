@@ -3,6 +3,5 @@
 
 from __future__ import annotations
 
-from pyxen.testing.fake_engine import FakeCpu, FakeEngine, FakeRegisters, Step, make_hypercall
+from pyxen.testing.fake_engine import FakeCpu, FakeEngine, Step, make_hypercall
 
-__all__ = ["FakeCpu", "FakeEngine", "FakeRegisters", "Step", "make_hypercall"]

@@ -2,7 +2,7 @@
 """An engine that executes no instructions: what the guest does is a script in Python.
 
 ``FakeEngine`` satisfies ``pyxen.engine.protocol.Engine``. Its machine memory is real, its CPUs
-have registers that are plain attributes. Instead of guest code each CPU has *steps*, callables
+have registers. Instead of guest code each CPU has *steps*, callables
 which do what an instruction would cause: change registers, call a method of the trap handler::
 
     engine = FakeEngine(ram_pages=64)
@@ -18,69 +18,33 @@ from __future__ import annotations
 import json
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from pyxen.engine.cpu import Cpu
 from pyxen.engine.memory import MachineMemory
 from pyxen.engine.protocol import EngineError
+from pyxen.engine.registers import WORDS, Registers
 
 if TYPE_CHECKING:
-    from pyxen.engine.protocol import Cpu, TrapHandler
+    from pyxen.engine.protocol import TrapHandler
 
 _TICKS_PER_NANOSECOND: Final = 2
 _CR0_TS: Final = 8
 
 
-@dataclass
-class FakeRegisters:
-    """See ``protocol.Registers``. Nothing stops a test from writing more than 64 bits."""
-
-    rax: int = 0
-    rcx: int = 0
-    rdx: int = 0
-    rbx: int = 0
-    rsp: int = 0
-    rbp: int = 0
-    rsi: int = 0
-    rdi: int = 0
-    r8: int = 0
-    r9: int = 0
-    r10: int = 0
-    r11: int = 0
-    r12: int = 0
-    r13: int = 0
-    r14: int = 0
-    r15: int = 0
-    rip: int = 0
-    rflags: int = 0x202
-    cs: int = 0
-    ss: int = 0
-    ds: int = 0
-    es: int = 0
-    fs: int = 0
-    gs: int = 0
-    fs_base: int = 0
-    gs_base: int = 0
-    cr0: int = 0x80050033
-    cr2: int = 0
-    cr3: int = 0
-    cr4: int = 0x6B0
-
-
-class FakeCpu:
-    """See ``protocol.Cpu``. ``descriptor_table`` is what was set last, ``long_mode`` whether the
-    user code segment is one of 64-bit code."""
+class FakeCpu(Cpu):
+    """See ``Cpu``. ``descriptor_table`` is what was set last, ``long_mode`` whether the user code
+    segment is one of 64-bit code."""
 
     def __init__(self, engine: FakeEngine, index: int) -> None:
-        self.index = index
-        self.registers = FakeRegisters()
-        self.user_mode = False
+        Cpu.__init__(self, index, Registers(memoryview(array("Q", bytes(8 * WORDS)))))
+        self.registers.rflags = 0x202
+        self.registers.cr0 = 0x80050033
+        self.registers.cr4 = 0x6B0
         self.long_mode = True
-        self.inactive_gs_base = 0
-        self.kernel_page_table = 0
-        self.user_page_table = 0
         self.descriptor_table = (0, 0)
         self._engine = engine
         self._steps: Iterator[Step] = iter(())
@@ -97,25 +61,15 @@ class FakeCpu:
             raise EngineError(f"cpu {self.index}: the script is at its end") from None
 
     def enter_kernel(self, cs: int, ss: int) -> None:
-        if self.user_mode:
-            self._swap_mode(self.kernel_page_table)
-        self.stay_in_kernel(cs, ss)
-
-    def enter_user(self, cs: int, ss: int, *, long_mode: bool) -> None:
-        if not self.user_mode:
-            self._swap_mode(self.user_page_table)
-        self.stay_in_kernel(cs, ss)
-        self.long_mode = long_mode
-
-    def _swap_mode(self, table: int) -> None:
-        registers = self.registers
-        self.user_mode = not self.user_mode
-        registers.gs_base, self.inactive_gs_base = self.inactive_gs_base, registers.gs_base
-        registers.cr3 = table
-
-    def stay_in_kernel(self, cs: int, ss: int) -> None:
+        self.switch_mode(False)
         self.registers.cs = cs
         self.registers.ss = ss
+
+    def enter_user(self, cs: int, ss: int, long_mode: bool) -> None:
+        self.switch_mode(True)
+        self.registers.cs = cs
+        self.registers.ss = ss
+        self.long_mode = long_mode
 
     def load_kernel_page_table(self, address: int) -> None:
         self.kernel_page_table = address
@@ -148,7 +102,7 @@ class FakeCpu:
             self.kernel_page_table,
             self.user_page_table,
             self.descriptor_table,
-            astuple(self.registers),
+            list(self.registers.words),
         )
         return json.dumps(state).encode()
 
@@ -166,8 +120,7 @@ class FakeCpu:
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a state of this engine's CPU: {error}") from None
         self.descriptor_table = (base, limit)
-        for field, value in zip(fields(self.registers), registers, strict=True):
-            setattr(self.registers, field.name, value)
+        self.registers.words[:] = memoryview(array("Q", registers))
 
 
 Step = Callable[["TrapHandler", FakeCpu], None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The proof that the CPU state lies as ``state.CpuState`` says: written by unicorn's public
+"""The proof that the CPU state lies as ``state`` says: written by unicorn's public
 interface, read in place, and the reverse."""
 
 from __future__ import annotations
@@ -7,14 +7,22 @@ from __future__ import annotations
 from typing import Any
 
 from pyxen.engine.emulator import library
-from pyxen.engine.emulator.state import CpuState
+from pyxen.engine.emulator.state import (
+    CC_SRC,
+    DR0,
+    GDT_BASE,
+    GDT_LIMIT,
+    MXCSR,
+    XMM0,
+    EmulatedRegisters,
+)
+from pyxen.engine.registers import RFLAGS
 from pyxen.errors import PyxenError
 
-_OFFSETS = {"error_code": 0x1508, "dr": 0x1518, "old_exception": 0x1578, "cr0": 424, "xmm0": 0x338}
 _REGISTERS = (
     ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
     + ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-    + ("rip", "fs_base", "gs_base", "cr2", "cr3", "mxcsr")
+    + ("rip", "fs_base", "gs_base", "cr2", "cr3")
 )  # fmt: skip
 
 
@@ -23,29 +31,32 @@ def check_state_layout() -> None:
     import unicorn  # noqa: PLC0415
     from unicorn import x86_const  # noqa: PLC0415
 
-    for name, offset in _OFFSETS.items():
-        if getattr(CpuState, name).offset != offset:
-            raise PyxenError(f"emulator: {name} is at {getattr(CpuState, name).offset:#x} of CpuState")
     uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
     uc.reg_read(x86_const.UC_X86_REG_RAX)  # any call that makes it create its CPU
     _, address = library.state_address(uc._uch.value)
-    state = CpuState.from_address(address)
+    state = EmulatedRegisters(address)
     for number, name in enumerate(_REGISTERS):
-        value = 0x1F80 if name == "mxcsr" else 0x1234_5000 + (number << 12)
+        value = 0x1234_5000 + (number << 12)
         register = getattr(x86_const, f"UC_X86_REG_{name.upper()}")
         uc.reg_write(register, value)
         if getattr(state, name) != value:
             raise PyxenError(f"emulator: unicorn's {name} is not where expected")
-        setattr(state, name, value + 0x10 if name != "mxcsr" else 0x1FA0)
+        setattr(state, name, value + 0x10)
         if uc.reg_read(register) == value:
             raise PyxenError(f"emulator: unicorn's {name} cannot be written in place")
     for number in range(4):
         uc.reg_write(getattr(x86_const, f"UC_X86_REG_DR{number}"), 0x5678_0000 + number)
-        if state.dr[number] != 0x5678_0000 + number:
+        if state.words[DR0 + number] != 0x5678_0000 + number:
             raise PyxenError(f"emulator: unicorn's dr{number} is not where expected")
     uc.reg_write(x86_const.UC_X86_REG_XMM0, 0x1122_3344_5566_7788)
-    if state.xmm0 != 0x1122_3344_5566_7788:
+    if state.words[XMM0] != 0x1122_3344_5566_7788:
         raise PyxenError("emulator: unicorn's xmm0 is not where expected")
+    uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1FA0)
+    if state.halves[MXCSR] != 0x1FA0:
+        raise PyxenError("emulator: unicorn's mxcsr is not where expected")
+    uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, 0x1234_5000, 0x9876, 0))
+    if (state.words[GDT_BASE], state.halves[GDT_LIMIT]) != (0x1234_5000, 0x9876):
+        raise PyxenError("emulator: unicorn's gdtr is not where expected")
     uc.reg_write(x86_const.UC_X86_REG_EFLAGS, 0x8D7)
-    if state.eflags & 0x8D5 != 0x8D5 and state.cc_src & 0x8D5 != 0x8D5:
+    if state.words[RFLAGS] & 0x8D5 != 0x8D5 and state.words[CC_SRC] & 0x8D5 != 0x8D5:
         raise PyxenError("emulator: unicorn's eflags is not where expected")

@@ -12,10 +12,16 @@ import ctypes
 from typing import TYPE_CHECKING, Any, Final
 
 from pyxen.engine.emulator import library
-from pyxen.engine.emulator.cpu import EmulatedCpu
-from pyxen.engine.emulator.state import SIZE, CpuState
+from pyxen.engine.emulator.cpu import CR0, CR4, EmulatedCpu
+from pyxen.engine.emulator.state import (
+    ERROR_CODE,
+    EXCEPTION_IS_INT,
+    OLD_EXCEPTION,
+    EmulatedRegisters,
+)
 from pyxen.engine.memory import MachineMemory
 from pyxen.engine.protocol import EngineError
+from pyxen.engine.registers import RIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +33,10 @@ _INVALID_OPCODE: Final = 6
 _PAGE_FAULT: Final = 14
 _PAGE_FAULT_USER: Final = 4
 _SYSCALL_LENGTH: Final = 2  # unicorn adds it to rip after its callback
+_MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 _EFER_MSR: Final = 0xC0000080
 _EFER: Final = 0xD01  # SCE LME LMA NXE
-_XSAVE_SIZE: Final = 512
 
 _interrupt_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _syscall_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
@@ -66,24 +72,24 @@ class EmulatorEngine:
         uc.ctl_exits_enabled(True)
         uc.mem_map_ptr(0, self.memory.size, unicorn.UC_PROT_ALL, self.memory.address)
         uc.msr_write(_EFER_MSR, _EFER)
-        uc.reg_write(x86_const.UC_X86_REG_CR4, 0x6B0)
-        uc.reg_write(x86_const.UC_X86_REG_CR0, 0x80050033)
+        uc.reg_write(x86_const.UC_X86_REG_CR4, CR4)
+        uc.reg_write(x86_const.UC_X86_REG_CR0, CR0)
         uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
         uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x37F)
         self._uc = uc
         self._handle: int = uc._uch.value or 0
         self._cpu_object, address = library.state_address(self._handle)
-        self._state = CpuState.from_address(address)
+        self._state_address = address
+        self._state = EmulatedRegisters(address)
         self._install_hooks(unicorn, x86_const)
         self._handler: TrapHandler
         self._failure: BaseException | None = None
         self._kick = False
         self._running = False
 
-        template = ctypes.string_at(address, SIZE)
         self.cpus = [EmulatedCpu(self, index) for index in range(vcpus)]
         for cpu in self.cpus:
-            cpu.reset(template)
+            cpu.reset(self._state)
         self._current = self.cpus[0]
         self._adopt(self._current)
 
@@ -101,7 +107,7 @@ class EmulatorEngine:
         state = self._state
         state.pack_flags()
         self._running = True
-        error = self._start(self._handle, state.rip, 0, 0, 0)
+        error = self._start(self._handle, state.words[RIP], 0, 0, 0)
         self._running = False
         self._kick = False
         state.unpack_flags()
@@ -124,15 +130,15 @@ class EmulatorEngine:
         return self._kick
 
     def _switch(self, cpu: EmulatedCpu) -> None:
+        self._state.settle_flags()
         old = self._current
-        self._state.rflags = self._state.rflags
-        ctypes.memmove(ctypes.addressof(old.storage), ctypes.addressof(self._state), SIZE)
-        old.registers = old.storage
+        old.storage.copy_from(self._state)
+        old.adopt(old.storage)
         self._adopt(cpu)
 
     def _adopt(self, cpu: EmulatedCpu) -> None:
-        ctypes.memmove(ctypes.addressof(self._state), ctypes.addressof(cpu.storage), SIZE)
-        cpu.registers = self._state
+        self._state.copy_from(cpu.storage)
+        cpu.adopt(self._state)
         self._current = cpu
         self._tlb_flush(self._cpu_object)
 
@@ -140,7 +146,7 @@ class EmulatorEngine:
         import unicorn  # noqa: PLC0415
 
         reason = str(unicorn.UcError(error))
-        return f"the emulator cannot go on at {self._state.rip:#x}: {reason}"
+        return f"the emulator cannot go on at {self._state.words[RIP]:#x}: {reason}"
 
     # Traps. unicorn never clears old_exception, and takes a second fault for a double fault.
 
@@ -178,11 +184,11 @@ class EmulatorEngine:
             self._failure = error
         self._stop(self._handle)
 
-    def _on_syscall(self, _handle: int, _data: int) -> None:
-        state = self._state
+    def _on_syscall(self, _handle: int, _data: int | None) -> None:
+        words = self._state.words
         cpu = self._current
         try:
-            state.rip += _SYSCALL_LENGTH
+            words[RIP] = words[RIP] + _SYSCALL_LENGTH & _MASK
             if cpu.user_mode:
                 self._handler.system_call(cpu)
             else:
@@ -190,15 +196,15 @@ class EmulatorEngine:
                 self._handler.hypercall(cpu)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
-        state.rip -= _SYSCALL_LENGTH
+        words[RIP] = words[RIP] - _SYSCALL_LENGTH & _MASK
 
-    def _on_interrupt(self, _handle: int, vector: int, _data: int) -> None:
-        state = self._state
+    def _on_interrupt(self, _handle: int, vector: int, _data: int | None) -> None:
+        halves = self._state.halves
         cpu = self._current
-        state.old_exception = _NO_EXCEPTION
-        software = state.exception_is_int != 0
-        state.exception_is_int = 0
-        error_code = state.error_code
+        halves[OLD_EXCEPTION] = _NO_EXCEPTION
+        software = halves[EXCEPTION_IS_INT] != 0
+        halves[EXCEPTION_IS_INT] = 0
+        error_code = halves[ERROR_CODE]
         try:
             if cpu.restore_privilege() and vector == _PAGE_FAULT:
                 return  # executed again with the right privilege
@@ -210,8 +216,8 @@ class EmulatorEngine:
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
 
-    def _on_invalid(self, _handle: int, _data: int) -> bool:
-        self._state.old_exception = _NO_EXCEPTION
+    def _on_invalid(self, _handle: int, _data: int | None) -> bool:
+        self._state.halves[OLD_EXCEPTION] = _NO_EXCEPTION
         cpu = self._current
         try:
             cpu.restore_privilege()
@@ -220,21 +226,21 @@ class EmulatorEngine:
             self._fail(error)
         return True
 
-    def _on_cpuid(self, _handle: int, _data: int) -> int:
+    def _on_cpuid(self, _handle: int, _data: int | None) -> int:
         try:
             self._handler.cpuid(self._current)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         return 1
 
-    def _on_in(self, _handle: int, port: int, size: int, _data: int) -> int:
+    def _on_in(self, _handle: int, port: int, size: int, _data: int | None) -> int:
         try:
             return self._handler.port_in(self._current, port & 0xFFFF, size)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
             return 0
 
-    def _on_out(self, _handle: int, port: int, size: int, value: int, _data: int) -> None:
+    def _on_out(self, _handle: int, port: int, size: int, value: int, _data: int | None) -> None:
         try:
             self._handler.port_out(self._current, port & 0xFFFF, size, value)
         except BaseException as error:  # noqa: BLE001
@@ -245,9 +251,9 @@ class EmulatorEngine:
     def flush_tlb(self) -> None:
         self._tlb_flush(self._cpu_object)
 
-    def flush_set(self, cpu: EmulatedCpu, sets: int) -> None:
-        """Flush some sets of translations, if they are this CPU's at the moment."""
-        if cpu is self._current:
+    def flush_set(self, index: int, sets: int) -> None:
+        """Flush some sets of translations, if they are the CPU's with this index at the moment."""
+        if index == self._current.index:
             self._tlb_flush_set(self._cpu_object, sets)
 
     def flush_page(self, address: int) -> None:
@@ -261,7 +267,7 @@ class EmulatorEngine:
     def native_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         values = [ctypes.c_uint32() for _ in range(4)]
         self._library.cpu_x86_cpuid_x86_64(
-            ctypes.addressof(self._state), leaf, subleaf, *(ctypes.byref(value) for value in values)
+            self._state_address, leaf, subleaf, *(ctypes.byref(value) for value in values)
         )
         eax, ebx, ecx, edx = (value.value for value in values)
         return eax, ebx, ecx, edx

@@ -1,150 +1,94 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""unicorn's CPU state (QEMU 5.0's CPUX86State) as a ctypes structure.
+"""unicorn's CPU state (QEMU 5.0's CPUX86State) as two arrays, of 64-bit and of 32-bit words.
 
-Names that ``protocol.Registers`` has are used as they are. Condition codes are lazy: the last
-operation and its operands are kept, and the flags are computed when somebody asks; ``rflags``
-does that. ``hflags`` are the bits of CPU state that translated code depends on.
+The positions of ``engine.registers`` are those of this structure. Condition codes are lazy: the last
+operation and its operands are kept, and the flags are computed when somebody asks.
+``hflags`` are the bits of CPU state that translated code depends on.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyxen.engine.emulator import library
+from pyxen.engine.registers import RFLAGS, Registers
+
+# Positions among the 64-bit words …
+CC_SRC: Final = 19
+GDT_BASE: Final = 48
+XMM0: Final = 0x338 // 8
+DR0: Final = 0x1518 // 8
+
+# … and among the 32-bit ones.
+CC_OP: Final = 168 // 4
+DF: Final = 172 // 4
+HFLAGS: Final = 176 // 4
+CS_FLAGS: Final = 228 // 4
+SS_FLAGS: Final = 252 // 4
+GDT_LIMIT: Final = 392 // 4
+MXCSR: Final = 0x330 // 4
+ERROR_CODE: Final = 0x1508 // 4
+EXCEPTION_IS_INT: Final = 0x150C // 4
+OLD_EXCEPTION: Final = 0x1578 // 4
+
+# The segment registers: selector, base, limit, flags in 24 bytes each.
+SEGMENTS: Final = 184
+SEGMENT_SIZE: Final = 24
+NR_SEGMENTS: Final = 6
+SEGMENT_LIMIT: Final = 16
+
+SIZE: Final = 0x1580
+SAVED: Final = 0x1508
+"""A CPU's own part: behind it are the last exception and the debug registers."""
 
 _CONDITION_CODES: Final = 0x8D5  # OF SF ZF AF PF CF
 _DIRECTION: Final = 0x400
 _CC_OP_EFLAGS: Final = 1  # "the flags are in cc_src"
-
-_u64, _u32, _i32 = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int32
-
-_GENERAL: Final = (
-    ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-    + ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-)  # fmt: skip
-_SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr", "gdt", "idt")
+_LAZY: Final = _CONDITION_CODES | _DIRECTION
+_ONE: Final = 2
+_BACKWARDS: Final = 0xFFFFFFFF  # df is -1 then
 
 
-def _segment_fields(name: str) -> list[tuple[str, type]]:
-    return [
-        (name, _u32),
-        (f"_{name}_pad", _u32),
-        (f"{name}_base", _u64),
-        (f"{name}_limit", _u32),
-        (f"{name}_flags", _u32),
-    ]
+class EmulatedRegisters(Registers):
+    """The state at ``address``, or in memory of its own (0)."""
 
+    def __init__(self, address: int = 0) -> None:
+        array = ctypes.c_char * SIZE
+        view = memoryview(array.from_address(address) if address else array()).cast("B")
+        Registers.__init__(self, view.cast("Q"))
+        self.halves = view.cast("I")
+        self._compute_all = library.load().cpu_cc_compute_all_x86_64
+        self._address = address
 
-class CpuState(ctypes.Structure):
-    """The part of CPUX86State that we name; ``SIZE`` bytes, of which ``SAVED`` are a CPU's own."""
+    def copy_from(self, other: EmulatedRegisters) -> None:
+        """Take the whole state of another one, whose flags are not lazy."""
+        self.words[:] = other.words
 
-    _fields_ = [
-        *((name, _u64) for name in _GENERAL),
-        ("rip", _u64),
-        ("eflags", _u64),
-        ("cc_dst", _u64),
-        ("cc_src", _u64),
-        ("cc_src2", _u64),
-        ("cc_op", _u32),
-        ("df", _i32),
-        ("hflags", _u32),
-        ("hflags2", _u32),
-        *(field for name in _SEGMENTS for field in _segment_fields(name)),
-        ("cr0", _u64),
-        ("_cr1", _u64),
-        ("cr2", _u64),
-        ("cr3", _u64),
-        ("cr4", _u64),
-        ("_cr5_8", _u64 * 4),
-        ("_to_mxcsr", ctypes.c_uint8 * (0x330 - 496)),
-        ("mxcsr", _u32),
-        ("_mxcsr_pad", _u32),
-        ("xmm0", _u64),
-        ("_to_error_code", ctypes.c_uint8 * (0x1508 - 0x340)),
-        ("error_code", _u32),
-        ("exception_is_int", _u32),
-        ("exception_next_eip", _u64),
-        ("dr", _u64 * 8),
-        ("_breakpoints", _u64 * 4),
-        ("old_exception", _u32),
-        ("_end_pad", _u32),
-    ]
+    def read_flags(self) -> int:
+        """RFLAGS, with the condition codes computed."""
+        operation = self.halves[CC_OP]
+        codes = self.words[CC_SRC]
+        if operation != _CC_OP_EFLAGS:
+            codes = self._compute_all(self._address, operation)
+        flags = self.words[RFLAGS] & ~_LAZY | codes & _CONDITION_CODES
+        return flags | self.halves[DF] & _DIRECTION | _ONE
 
-    if TYPE_CHECKING:  # the fields above, for those who check types
-        rax: int
-        rcx: int
-        rdx: int
-        rbx: int
-        rsp: int
-        rbp: int
-        rsi: int
-        rdi: int
-        r8: int
-        r9: int
-        r10: int
-        r11: int
-        r12: int
-        r13: int
-        r14: int
-        r15: int
-        rip: int
-        eflags: int
-        cc_dst: int
-        cc_src: int
-        cc_src2: int
-        cc_op: int
-        df: int
-        hflags: int
-        hflags2: int
-        es: int
-        cs: int
-        ss: int
-        ds: int
-        fs: int
-        gs: int
-        cs_flags: int
-        ss_flags: int
-        fs_base: int
-        gs_base: int
-        gdt_base: int
-        gdt_limit: int
-        cr0: int
-        cr2: int
-        cr3: int
-        cr4: int
-        mxcsr: int
-        xmm0: int
-        error_code: int
-        exception_is_int: int
-        old_exception: int
-        dr: ctypes.Array[ctypes.c_uint64]
+    def write_flags(self, value: int) -> None:
+        """Set RFLAGS."""
+        self.words[CC_SRC] = value & _CONDITION_CODES
+        self.halves[CC_OP] = _CC_OP_EFLAGS
+        self.halves[DF] = _BACKWARDS if value & _DIRECTION else 1
+        self.words[RFLAGS] = value & ~_LAZY | _ONE
 
-    @property
-    def rflags(self) -> int:
-        """The flags register, with the condition codes computed."""
-        codes = self.cc_src
-        if self.cc_op != _CC_OP_EFLAGS:
-            codes = library.load().cpu_cc_compute_all_x86_64(ctypes.addressof(self), self.cc_op)
-        flags = self.eflags & ~(_CONDITION_CODES | _DIRECTION) | codes & _CONDITION_CODES
-        return int(flags | self.df & _DIRECTION | 2)
-
-    @rflags.setter
-    def rflags(self, value: int) -> None:
-        self.cc_src = value & _CONDITION_CODES
-        self.cc_op = _CC_OP_EFLAGS
-        self.df = -1 if value & _DIRECTION else 1
-        self.eflags = value & ~(_CONDITION_CODES | _DIRECTION) | 2
+    def settle_flags(self) -> None:
+        """Leave no lazy condition codes behind, before the state is copied."""
+        self.write_flags(self.read_flags())
 
     def pack_flags(self) -> None:
         """Put the whole flags register into ``eflags``, as unicorn expects it at its entry."""
-        self.eflags = self.rflags
+        self.words[RFLAGS] = self.read_flags()
 
     def unpack_flags(self) -> None:
         """The reverse, after unicorn has returned."""
-        self.rflags = self.eflags
-
-
-SIZE: Final = ctypes.sizeof(CpuState)
-SAVED: Final = 0x1508
-"""What lies behind are the details of the last exception and the debug registers."""
+        self.write_flags(self.words[RFLAGS])

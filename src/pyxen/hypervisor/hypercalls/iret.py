@@ -41,9 +41,9 @@ def iret(vcpu: Vcpu) -> None:
         if not vcpu.user_table_mfn:
             raise DomainCrash("iret to user mode without a user page table")
         cs &= 0xFFFF
-        cpu.enter_user(cs, ss & 0xFFFF | 3, long_mode=_is_long(vcpu, cs))
+        cpu.enter_user(cs, ss & 0xFFFF | 3, _is_long(vcpu, cs))
     else:
-        cpu.stay_in_kernel(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
+        cpu.enter_kernel(cs & 0xFFFF | 3, ss & 0xFFFF | 3)
     if vcpu.domain.architectural_iopl:
         vcpu.iopl = (rflags & _IOPL) >> 12
     registers.rip = rip

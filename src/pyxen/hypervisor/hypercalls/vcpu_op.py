@@ -187,7 +187,7 @@ def _set_registers(target: Vcpu, user_regs: bytes) -> None:
     flags = _field(user_regs, "rflags")
     registers.rflags = flags & 0xCD5 | 0x202
     target.iopl = flags >> 12 & 3
-    target.cpu.stay_in_kernel(_field(user_regs, "cs") | 3, _field(user_regs, "ss") | 3)
+    target.cpu.enter_kernel(_field(user_regs, "cs") | 3, _field(user_regs, "ss") | 3)
     for name in ("ds", "es", "fs", "gs"):
         setattr(registers, name, _field(user_regs, name))
 

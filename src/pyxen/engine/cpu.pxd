@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Types for the compiled form of cpu.py.
+
+cimport cython
+
+from pyxen.engine.registers cimport Registers
+
+cdef class Cpu:
+    cdef public int index
+    cdef public Registers registers
+    cdef public bint user_mode
+    cdef public unsigned long long inactive_gs_base
+    cdef public unsigned long long kernel_page_table
+    cdef public unsigned long long user_page_table
+
+    cpdef int enter_kernel(self, unsigned int cs, unsigned int ss) except -1
+    cpdef int enter_user(self, unsigned int cs, unsigned int ss, bint long_mode) except -1
+    cpdef int load_kernel_page_table(self, unsigned long long address) except -1
+    cpdef int load_user_page_table(self, unsigned long long address) except -1
+    @cython.locals(words="unsigned long long[::1]", gs_base=cython.ulonglong)
+    cpdef int switch_mode(self, bint user_mode) except -1

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Types for the compiled form of cpu.py.
+
+cimport cython
+
+from pyxen.engine.cpu cimport Cpu
+from pyxen.engine.emulator.state cimport EmulatedRegisters
+
+cdef class EmulatedCpu(Cpu):
+    cdef public EmulatedRegisters storage
+    cdef public EmulatedRegisters state
+    cdef unsigned int _task_switched
+    cdef object _engine
+
+    @cython.locals(state=EmulatedRegisters)
+    cpdef int enter_kernel(self, unsigned int cs, unsigned int ss) except -1
+    @cython.locals(state=EmulatedRegisters)
+    cpdef int enter_user(self, unsigned int cs, unsigned int ss, bint long_mode) except -1
+    cpdef int load_kernel_page_table(self, unsigned long long address) except -1
+    cpdef int load_user_page_table(self, unsigned long long address) except -1
+    cpdef bint restore_privilege(self) except *
