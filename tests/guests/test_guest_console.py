@@ -67,12 +67,12 @@ def test_signal_ends_it_while_nobody_reads(start_cloud: StartGuest) -> None:
 @pytest.mark.xfail(reason="the vCPUs' thread waits for the reader and does not see the time-out")
 def test_time_out_ends_it_while_nobody_reads(start_cloud: StartGuest) -> None:
     guest = start_cloud("--timeout", "2", reading=False)
-    assert guest.wait(15) == 124
+    assert guest.wait(10) == 124
 
 
 def test_early_output_appears(start_cloud: StartGuest) -> None:
     # Without it the kernel keeps its first lines until hvc0 is there.
-    guest = start_cloud("--cmdline", "console=hvc0 earlyprintk=xen,keep")
+    guest = start_cloud("--cmdline", "console=hvc0 earlyprintk=xen")
     guest.expect("mapping kernel into physical memory")
     guest.expect("Linux version")
     guest.expect(r"printk: (legacy )?(boot)?console \[(early)?xenboot0\] enabled")
