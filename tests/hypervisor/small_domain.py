@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
 from pyxen.hypervisor import clock, guest_access
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, ENTRIES, PAGE_SIZE, PRESENT, RW
@@ -153,7 +154,7 @@ class SmallDomain:
     # Hypercalls
 
     def call(self, number: int, *arguments: int, vcpu: Vcpu | None = None) -> int:
-        """Make a hypercall through the dispatcher; returns what the guest gets in rax."""
+        """Make a hypercall through the dispatcher; returns what the guest gets in rax, signed."""
         vcpu = vcpu or self.vcpu
         registers = vcpu.cpu.registers
         registers.rax = number
@@ -161,7 +162,8 @@ class SmallDomain:
         for name, value in zip(names, [*arguments, 0, 0, 0, 0, 0], strict=False):
             setattr(registers, name, value)
         self.domain.dispatcher.hypercall(vcpu)
-        return registers.rax
+        result = registers.rax
+        return result - (1 << 64) if result >> 63 else result
 
     # vcpu_info
 

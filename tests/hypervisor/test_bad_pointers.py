@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import pytest
-from pyxen.abi import callback, event_channel, grant_table, memory, nmi, physdev, sched, vcpu
+from small_domain import BAD_POINTERS, LAST_SCRATCH, READ_ONLY, SmallDomain
+
+from pyxen.abi import callback, event_channel, grant_table, memory, nmi, physdev, sched, vcpu, xen
 from pyxen.abi import version as xenver
-from pyxen.abi import xen
 from pyxen.abi.errno import EFAULT, EINVAL
 from pyxen.hypervisor.page_flags import PAGE_SIZE
-from small_domain import BAD_POINTERS, LAST_SCRATCH, READ_ONLY, SmallDomain
 
 # name: (hypercall, arguments before the pointer, arguments behind it)
 READS = {

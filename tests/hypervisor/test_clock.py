@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pyxen.abi.xen import SHARED_INFO, VCPU_INFO, VCPU_TIME_INFO
 from pyxen.hypervisor import clock as clock_module
 from pyxen.hypervisor.clock import Clock

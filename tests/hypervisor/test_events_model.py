@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from small_domain import small_domain
+
 from pyxen.abi import event_channel as abi
 from pyxen.abi import xen
 from pyxen.errors import XenError
 from pyxen.hypervisor.page_flags import PAGE_SIZE
-from small_domain import small_domain
 
 PORTS = st.integers(0, 9)
 VCPUS = st.integers(0, 2)

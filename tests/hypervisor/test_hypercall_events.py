@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import pytest
+from small_domain import SmallDomain
+
 from pyxen.abi import event_channel as abi
 from pyxen.abi import xen
 from pyxen.abi.errno import EEXIST, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH
 from pyxen.hypervisor.page_flags import PAGE_SIZE
-from small_domain import SmallDomain
 
 SELF = xen.DOMID_SELF
 CALL = xen.HYPERVISOR_event_channel_op

@@ -6,21 +6,6 @@ from __future__ import annotations
 import struct
 
 import pytest
-from pyxen.abi import memory as abi
-from pyxen.abi import xen
-from pyxen.abi.arch_x86_64 import MACH2PHYS_VIRT_START
-from pyxen.abi.errno import (
-    EACCES,
-    EBUSY,
-    EFAULT,
-    EINVAL,
-    ENOSYS,
-    EOPNOTSUPP,
-    EPERM,
-    ESRCH,
-)
-from pyxen.hypervisor.memory import INVALID_M2P_ENTRY
-from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, PAGE_SIZE, PRESENT, RW
 from small_domain import (
     FREE,
     L1,
@@ -36,6 +21,22 @@ from small_domain import (
     XEN_ADDRESS,
     SmallDomain,
 )
+
+from pyxen.abi import memory as abi
+from pyxen.abi import xen
+from pyxen.abi.arch_x86_64 import MACH2PHYS_VIRT_START
+from pyxen.abi.errno import (
+    EACCES,
+    EBUSY,
+    EFAULT,
+    EINVAL,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+    ESRCH,
+)
+from pyxen.hypervisor.memory import INVALID_M2P_ENTRY
+from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, PAGE_SIZE, PRESENT, RW
 
 HIGH = 1 << 32
 SELF = xen.DOMID_SELF

@@ -6,6 +6,8 @@ from __future__ import annotations
 import struct
 
 import pytest
+from small_domain import LAST_SCRATCH, NOT_MAPPED, READ_ONLY, STACK, SmallDomain
+
 from pyxen.abi import arch_x86_64 as arch
 from pyxen.abi import grant_table as gnttab
 from pyxen.abi import physdev, sched, xen
@@ -16,7 +18,6 @@ from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.instruments import Instrument
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.vcpu import Vcpu
-from small_domain import LAST_SCRATCH, NOT_MAPPED, READ_ONLY, STACK, SmallDomain
 
 HIGH = 1 << 32
 ENTRY = xen.MULTICALL_ENTRY

@@ -6,6 +6,18 @@ from __future__ import annotations
 import struct
 
 import pytest
+from small_domain import (
+    FREE,
+    L1,
+    L4,
+    LAST_SCRATCH,
+    NON_CANONICAL,
+    NOT_MAPPED,
+    USER_L4,
+    XEN_ADDRESS,
+    SmallDomain,
+)
+
 from pyxen.abi import arch_x86_64 as arch
 from pyxen.abi import sched, vcpu, xen
 from pyxen.abi.errno import (
@@ -20,18 +32,6 @@ from pyxen.abi.errno import (
     ETIME,
 )
 from pyxen.hypervisor.page_flags import PAGE_SIZE
-from small_domain import (
-    FREE,
-    L1,
-    L4,
-    LAST_SCRATCH,
-    NON_CANONICAL,
-    NOT_MAPPED,
-    READ_ONLY,
-    USER_L4,
-    XEN_ADDRESS,
-    SmallDomain,
-)
 
 VCPU_OP = xen.HYPERVISOR_vcpu_op
 SCHED_OP = xen.HYPERVISOR_sched_op
@@ -132,7 +132,7 @@ class TestUpAndDown:
             {"gdt_ents": 8192},
             {"gdt_ents": 1, "gdt_frame": 5},
         ],
-        ids=lambda changes: "+".join(changes),
+        ids="+".join,
     )
     def test_states_that_a_vcpu_cannot_have(
         self, guest2: SmallDomain, changes: dict[str, int]

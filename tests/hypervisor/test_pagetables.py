@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from pyxen.abi.errno import EBUSY, EINVAL
 from pyxen.engine.memory import MachineMemory
 from pyxen.errors import XenError

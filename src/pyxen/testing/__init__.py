@@ -5,3 +5,4 @@ from __future__ import annotations
 
 from pyxen.testing.fake_engine import FakeCpu, FakeEngine, Step, make_hypercall
 
+__all__ = ["FakeCpu", "FakeEngine", "Step", "make_hypercall"]

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which vCPU runs, and when waiting ends: with the host's clock and scripted vCPUs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import repeat
+
+import pytest
+from small_domain import SmallDomain, small_domain
+
+from pyxen.abi import sched, vcpu, xen
+from pyxen.engine.protocol import TrapHandler
+from pyxen.hypervisor.crash import DomainCrash
+from pyxen.hypervisor.vcpu import Vcpu
+from pyxen.testing import FakeCpu, make_hypercall
+
+MS = 1_000_000
+GRACE = 0.6
+
+
+@pytest.fixture
+def real() -> Iterator[SmallDomain]:
+    with small_domain(real_time=True) as guest:
+        yield guest
+
+
+@pytest.fixture
+def real2() -> Iterator[SmallDomain]:
+    with small_domain(2, real_time=True) as guest:
+        second = guest.domain.vcpus[1]
+        second.initialised = second.up = True
+        guest.domain.set_up_cpu(second)
+        guest.domain.load_kernel_base(second, guest.vcpu.kernel_table_mfn)
+        yield guest
+
+
+@contextmanager
+def stopping_after(guest: SmallDomain, seconds: float) -> Iterator[None]:
+    """Post a stop from another thread; and, for a guest that has not heard it, one more later."""
+    timers = [
+        threading.Timer(delay, guest.domain.post, [lambda: guest.domain.stop("enough")])
+        for delay in (seconds, seconds + GRACE)
+    ]
+    for timer in timers:
+        timer.start()
+    yield
+    for timer in timers:
+        timer.cancel()
+        timer.join()
+
+
+def share(vcpu_: Vcpu) -> int:
+    return vcpu_.runstate_times[vcpu.RUNSTATE_running]
+
+
+def power_off(guest: SmallDomain) -> None:
+    guest.engine.cpus[0].script(
+        [make_hypercall(xen.HYPERVISOR_sched_op_compat, sched.SCHEDOP_shutdown, 0)]
+    )
+
+
+BLOCK = make_hypercall(xen.HYPERVISOR_sched_op, sched.SCHEDOP_block)
+YIELD = make_hypercall(xen.HYPERVISOR_sched_op, sched.SCHEDOP_yield)
+
+
+def test_two_busy_vcpus_share_the_time(real2: SmallDomain) -> None:
+    for cpu in real2.engine.cpus:
+        cpu.script(repeat(real2.engine.spin))
+    with stopping_after(real2, 0.4):
+        assert real2.domain.run() == "enough"
+    first, second = (share(each) for each in real2.domain.vcpus)
+    assert first + second > 300 * MS
+    assert 0.6 < first / second < 1.7
+
+
+def test_yield_lets_the_other_one_run(real2: SmallDomain) -> None:
+    order: list[int] = []
+
+    def note(handler: TrapHandler, cpu: FakeCpu) -> None:
+        order.append(cpu.index)
+
+    for cpu in real2.engine.cpus:
+        cpu.script([note, YIELD, note, YIELD])
+    power_off(real2)
+    assert real2.domain.run() == "poweroff"
+    assert order == [0, 1, 0, 1]
+
+
+def test_yield_alone_goes_on(real: SmallDomain) -> None:
+    real.engine.cpus[0].script([YIELD] * 5)
+    power_off(real)
+    assert real.domain.run() == "poweroff"
+
+
+def test_blocked_vcpu_gives_the_time_to_the_other(real2: SmallDomain) -> None:
+    real2.engine.cpus[0].script([BLOCK])
+    real2.engine.cpus[1].script(repeat(real2.engine.spin))
+    with stopping_after(real2, 0.1):
+        real2.domain.run()
+    assert share(real2.domain.vcpus[0]) < 20 * MS
+    assert share(real2.domain.vcpus[1]) > 60 * MS
+
+
+def test_idle_until_the_deadline(real: SmallDomain) -> None:
+    deadline = real.domain.clock.now() + 60 * MS
+    woken: list[int] = []
+
+    def note(handler: TrapHandler, cpu: FakeCpu) -> None:
+        woken.append(real.domain.clock.now())
+
+    real.domain.events.bind_virq(xen.VIRQ_TIMER, 0)
+    real.engine.cpus[0].script([make_hypercall(xen.HYPERVISOR_set_timer_op, deadline), BLOCK, note])
+    power_off(real)
+    processor = time.process_time()
+    assert real.domain.run() == "poweroff"
+    assert deadline <= woken[0] < deadline + 40 * MS
+    assert time.process_time() - processor < 0.04
+    assert real.domain.statistics().idle_ns > 40 * MS
+
+
+def test_timer_interrupts_a_busy_guest(real: SmallDomain) -> None:
+    port = real.domain.events.bind_virq(xen.VIRQ_TIMER, 0)
+    deadline = real.domain.clock.now() + 30 * MS
+    late: list[int] = []
+
+    def note(handler: TrapHandler, cpu: FakeCpu) -> None:
+        assert real.domain.events.poll(port)
+        late.append(real.domain.clock.now() - deadline)
+
+    real.set_upcall_mask(1)
+    real.engine.cpus[0].script(
+        [make_hypercall(xen.HYPERVISOR_set_timer_op, deadline), real.engine.spin, note]
+    )
+    power_off(real)
+    assert real.domain.run() == "poweroff"
+    assert 0 <= late[0] < 40 * MS
+
+
+def test_event_posted_from_another_thread_wakes_an_idle_domain(real: SmallDomain) -> None:
+    port = real.domain.events.bind_back_end(lambda: None)
+    timer = threading.Timer(0.03, real.domain.post, [lambda: real.domain.events.set_pending(port)])
+    real.engine.cpus[0].script([BLOCK])
+    power_off(real)
+    start = time.monotonic()
+    timer.start()
+    assert real.domain.run() == "poweroff"
+    timer.join()
+    assert 0.03 <= time.monotonic() - start < 0.03 + GRACE / 2
+
+
+@pytest.mark.xfail(strict=True, reason="Scheduler.run goes to sleep after attend has stopped it")
+def test_posted_stop_ends_an_idle_domain_at_once(real: SmallDomain) -> None:
+    real.engine.cpus[0].script([BLOCK])
+    start = time.monotonic()
+    with stopping_after(real, 0.03):
+        assert real.domain.run() == "enough"
+    assert time.monotonic() - start < 0.03 + GRACE / 2
+
+
+def test_posted_work_is_done_in_the_thread_of_the_vcpus(real: SmallDomain) -> None:
+    threads: list[threading.Thread] = []
+    timer = threading.Timer(
+        0.03, real.domain.post, [lambda: threads.append(threading.current_thread())]
+    )
+    real.engine.cpus[0].script([real.engine.spin])
+    power_off(real)
+    timer.start()
+    assert real.domain.run() == "poweroff"
+    timer.join()
+    assert threads == [threading.main_thread()]
+
+
+@pytest.mark.xfail(strict=True, reason="Scheduler.run enters the guest after attend has stopped it")
+def test_posted_stop_ends_a_busy_guest_at_once(real: SmallDomain) -> None:
+    real.engine.cpus[0].script(repeat(real.engine.spin))
+    start = time.monotonic()
+    with stopping_after(real, 0.03):
+        assert real.domain.run() == "enough"
+    assert time.monotonic() - start < 0.03 + GRACE / 2
+
+
+def test_first_reason_stays(real: SmallDomain) -> None:
+    real.domain.stop("first")
+    real.domain.stop("second")
+    assert real.domain.run() == "first"
+
+
+@pytest.mark.xfail(strict=True, reason="Scheduler.run looks at stopping before it attends only")
+def test_stop_that_was_posted_before_run_runs_no_guest_code(real: SmallDomain) -> None:
+    """The kick of the post may have been used up by a run that has just ended."""
+    real.domain.post(lambda: real.domain.stop("posted"))
+    real.engine.run(real.engine.cpus[0])
+    assert not real.engine.kick_pending
+    real.engine.cpus[0].script([BLOCK])
+    assert real.domain.run() == "posted"
+    assert not real.vcpu.blocked
+
+
+def test_crash_comes_out_of_run(real: SmallDomain) -> None:
+    def fault(handler: TrapHandler, cpu: FakeCpu) -> None:
+        handler.exception(cpu, 0, 0, False)
+
+    real.engine.cpus[0].script([fault])
+    with pytest.raises(DomainCrash, match="divide_error"):
+        real.domain.run()
+
+
+def test_runstates_sum_up_to_the_time(real2: SmallDomain) -> None:
+    for cpu in real2.engine.cpus:
+        cpu.script(repeat(real2.engine.spin))
+    with stopping_after(real2, 0.1):
+        real2.domain.run()
+    for each in real2.domain.vcpus:
+        assert sum(each.runstate_times) == each.runstate_since
+        assert each.runstate_times[vcpu.RUNSTATE_runnable] > 20 * MS
