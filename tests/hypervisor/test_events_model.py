@@ -83,6 +83,19 @@ class Events(RuleBasedStateMachine):
             port.state, port.remote = abi.EVTCHNSTAT_interdomain, number
             self.raise_(number)
 
+    @rule(data=st.data())
+    def connect(self, data: st.DataObject) -> None:
+        """As ``bind_interdomain``, with a port that waits for one, if there is any."""
+        waiting = [n for n, p in self.ports.items() if p.state == abi.EVTCHNSTAT_unbound]
+        if waiting:
+            self.bind_interdomain(data.draw(st.sampled_from(waiting)))
+
+    @rule(data=st.data())
+    def close_one_end(self, data: st.DataObject) -> None:
+        ends = [n for n, p in self.ports.items() if p.state == abi.EVTCHNSTAT_interdomain]
+        if ends:
+            self.close(data.draw(st.sampled_from(ends)))
+
     @rule(virq=st.sampled_from([*PER_VCPU, xen.VIRQ_CONSOLE, xen.NR_VIRQS]), vcpu=VCPUS)
     def bind_virq(self, virq: int, vcpu: int) -> None:
         taken = any(
