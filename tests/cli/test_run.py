@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pyxen import toolstack
+from pyxen.abi.sched import SHUTDOWN_NAMES
 from pyxen.cli.main import main
 from pyxen.errors import PyxenError
 
@@ -31,6 +32,7 @@ class RunOptions:
     engine: str
     timeout: float | None
     restart_on_reboot: bool
+    system_map: Path | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def test_defaults(lifecycle: Lifecycle) -> None:
             engine="auto",
             timeout=None,
             restart_on_reboot=True,
+            system_map=None,
         )
     ]
 
@@ -108,6 +111,7 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
         run(
             *("--ramdisk", "initrd", "--cmdline", "quiet", "--memory", "64", "--vcpus", "4"),
             *("--engine", "emulator", "--timeout", "2.5", "--no-reboot"),
+            *("--system-map", "System.map"),
         )
         == 0
     )
@@ -121,6 +125,7 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
             engine="emulator",
             timeout=2.5,
             restart_on_reboot=False,
+            system_map=Path("System.map"),
         )
     ]
 
@@ -188,6 +193,26 @@ def test_the_status_tells_how_the_guest_ended(
 ) -> None:
     lifecycle.guest = lambda console: Outcome(reason)
     assert run() == status
+
+
+@pytest.mark.parametrize(
+    ("reason", "name"), (("suspend", "suspended"), ("soft_reset", "soft reset"))
+)
+def test_what_cannot_be_done_for_the_guest_is_one_line(
+    lifecycle: Lifecycle, capsys: pytest.CaptureFixture[str], reason: str, name: str
+) -> None:
+    lifecycle.guest = lambda console: Outcome(reason)
+    assert run() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("pyxen: the guest asks ")
+    assert name in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("reason", SHUTDOWN_NAMES.values())
+def test_every_way_in_which_a_guest_ends_has_a_status(lifecycle: Lifecycle, reason: str) -> None:
+    lifecycle.guest = lambda console: Outcome(reason)
+    assert run("--log-level", "debug") in (0, 1, 3, 4)
 
 
 def test_the_crash_report_goes_to_standard_error(

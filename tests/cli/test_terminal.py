@@ -241,6 +241,23 @@ def test_leaving_frees_a_writer_who_waits_for_room(pipe: tuple[int, int], null: 
         assert session.ended.wait(PATIENCE)
 
 
+def test_who_ends_the_run_frees_a_writer_who_waits_for_room(
+    pipe: tuple[int, int], null: int
+) -> None:
+    _, writer = pipe
+    terminal = Terminal(null, writer)
+    with serving(terminal) as session:
+        blocked = threading.Thread(target=terminal.output, args=(bytes(1 << 20),))
+        blocked.start()
+        blocked.join(0.1)
+        assert blocked.is_alive()
+        terminal.leave()
+        blocked.join(PATIENCE)
+        assert not blocked.is_alive()
+        assert session.ended.wait(PATIENCE)
+    assert terminal.ended_by is None
+
+
 # A terminal
 
 

@@ -64,7 +64,6 @@ def test_signal_ends_it_while_nobody_reads(start_cloud: StartGuest) -> None:
     assert guest.wait() == 128 + signal.SIGTERM
 
 
-@pytest.mark.xfail(reason="the vCPUs' thread waits for the reader and does not see the time-out")
 def test_time_out_ends_it_while_nobody_reads(start_cloud: StartGuest) -> None:
     guest = start_cloud("--timeout", "2", reading=False)
     assert guest.wait(10) == 124

@@ -24,12 +24,18 @@ EXIT_STATUS = {
     "timeout": 124,
 }
 
+# xl would save the domain and build it anew in place. We can do neither yet.
+UNSUPPORTED = {
+    "suspend": "the guest asks to be suspended, which pyxen cannot do; it was ended",
+    "soft_reset": "the guest asks for a soft reset, which pyxen cannot do; it was ended",
+}
+
 EPILOG = """\
 The console is that of the guest; Ctrl-] leaves it and ends the domain.
 
 exit status:
   0    the guest powered off, or Ctrl-] was pressed
-  1    an error of pyxen or of its input
+  1    an error of pyxen or of its input; the guest asked for a suspend or a soft reset
   2    wrong arguments
   3    the guest crashed
   4    the guest rebooted, and --no-reboot was given
@@ -55,6 +61,12 @@ def add_parser(
     guest.add_argument("--kernel", metavar="FILE", type=Path, help="a kernel: ELF or bzImage")
     parser.add_argument("--ramdisk", metavar="FILE", type=Path, help="the kernel's ramdisk")
     parser.add_argument(
+        "--system-map",
+        metavar="FILE",
+        type=Path,
+        help="the kernel's System.map, for names in a crash report",
+    )
+    parser.add_argument(
         "--cmdline",
         metavar="TEXT",
         default="console=hvc0",
@@ -72,7 +84,7 @@ def add_parser(
         metavar="N",
         type=_positive_integer,
         default=1,
-        help="the number of virtual CPUs (default: %(default)s)",
+        help="the number of virtual CPUs, 1 to 64 (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",
@@ -112,6 +124,8 @@ def execute(arguments: argparse.Namespace) -> int:
     terminal.check()
     if terminal.ended_by is not None:
         return 128 + terminal.ended_by
+    if outcome.exit_reason in UNSUPPORTED:
+        raise PyxenError(UNSUPPORTED[outcome.exit_reason])
     return EXIT_STATUS[outcome.exit_reason]
 
 
@@ -133,6 +147,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         engine=arguments.engine,
         timeout=arguments.timeout,
         restart_on_reboot=not arguments.no_reboot,
+        system_map=arguments.system_map,
     )
 
 

@@ -120,16 +120,17 @@ class Terminal:
                 continue
             except BrokenPipeError:
                 self._output_closed = True
-                self._leave(signal.SIGPIPE)
+                self._end(signal.SIGPIPE)
             except OSError as error:
                 self._output_closed = True
                 self._error = error
-                self._leave()
+                self.leave()
 
     async def serve(
         self, write_input: Callable[[bytes], None], pending_input: Callable[[], int]
     ) -> None:
-        """Pass input to the guest until the user leaves (Ctrl-], a signal, a closed output).
+        """Pass input to the guest until the user leaves (Ctrl-], a signal, a closed output), or
+        until ``leave``.
 
         Args:
             write_input: takes bytes for the guest, at once.
@@ -170,7 +171,7 @@ class Terminal:
                 return
             if self._interactive and LEAVE_KEY in data:
                 write_input(data[: data.index(LEAVE_KEY)])
-                self._leave()
+                self.leave()
                 return
             write_input(data)
 
@@ -201,17 +202,21 @@ class Terminal:
 
     # Leaving
 
-    def _leave(self, number: int | None = None) -> None:
-        """End the session, from any thread; ``number`` is the signal that asks for it."""
+    def leave(self) -> None:
+        """End the session, from any thread: ``serve`` returns and ``output`` waits no more."""
+        os.eventfd_write(self._left_fd, 1)
+
+    def _end(self, number: int) -> None:
+        """End the session for a signal; the first one counts."""
         if self._signal is None:
             self._signal = number
-        os.eventfd_write(self._left_fd, 1)
+        self.leave()
 
     def _read_signals(self) -> None:
         for number in os.read(self._signal_fd, 64):
             if number in _SIGNALS:
                 self._met.add(number)
-                self._leave(number)
+                self._end(number)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # The main thread may get here long after the signal, when ``serve`` has returned for it.

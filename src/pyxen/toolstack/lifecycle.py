@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The life of a domain in this process: build, run, reboot, end.
 
-The calling thread runs the vCPUs. A second thread runs an asyncio loop, in which the console's user side does its I/O.
+Three threads take part. The calling thread runs the vCPUs and writes what the guest prints. A
+second one runs an asyncio loop, in which the console's user side reads its input and the time limit
+runs. The third, the scheduler's alarm, only sleeps until a vCPU's next deadline. The vCPUs' thread
+may be deep in guest code or wait for a reader of the console, so whoever ends a run does two
+things: he posts the stop to the domain, and lets go of the console.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from pyxen.abi.errno import ERRNO_NAMES
 from pyxen.backends.console import ConsoleBackend, Scrollback
 from pyxen.builder.image import KernelImage, load_kernel
 from pyxen.builder.pv import build_pv
-from pyxen.builder.symbols import load_symbols
+from pyxen.builder.symbols import SymbolTable, load_symbols
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError, XenError
 from pyxen.hypervisor.crash import DomainCrash
@@ -36,11 +40,17 @@ _PAGES_PER_MIB: Final = (1 << 20) >> PAGE_SHIFT
 _NO_STORE: Final = 0
 """A kernel that finds no port of the store does not wait for its answers."""
 CRASHES: Final = ("crash", "watchdog")
+MAX_VCPUS: Final = 64
+"""More take turns on one CPU without sense: each has a 64th of the time."""
+_REPORTED_LINES: Final = 10
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to run: files, sizes, and for how many seconds at most (None: no limit)."""
+    """What to run: files, sizes, and for how many seconds at most (None: no limit).
+
+    ``system_map`` names the addresses in a crash report, if the kernel itself does not.
+    """
 
     kernel: Path
     ramdisk: Path | None
@@ -50,6 +60,7 @@ class RunOptions:
     engine: str
     timeout: float | None
     restart_on_reboot: bool
+    system_map: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,17 +83,23 @@ class ConsoleEndpoint(Protocol):
     ) -> None:
         """Hand in what the user types until the user leaves. Runs in the I/O thread."""
 
+    def leave(self) -> None:
+        """Make ``serve`` return and ``output`` wait no more. Called in any thread."""
+
 
 def run(options: RunOptions, console: ConsoleEndpoint) -> Outcome:
     """Run a guest to its end; after a reboot, if that is wanted, once more.
 
     Raises PyxenError for bad input.
     """
+    if not 1 <= options.vcpus <= MAX_VCPUS:
+        raise PyxenError(f"vcpus: {options.vcpus} asked for, expected 1 to {MAX_VCPUS}")
     kernel = load_kernel(options.kernel)
+    symbols = _Symbols(kernel, options.system_map)
     with _IoThread() as io:
         deadline = _Deadline(io.loop, options.timeout)
         while True:
-            outcome = _run_once(options, kernel, console, io, deadline)
+            outcome = _run_once(options, kernel, symbols, console, io, deadline)
             if outcome.exit_reason != "reboot" or not options.restart_on_reboot:
                 return outcome
             log.info("the guest reboots")
@@ -91,6 +108,7 @@ def run(options: RunOptions, console: ConsoleEndpoint) -> Outcome:
 def _run_once(
     options: RunOptions,
     kernel: KernelImage,
+    symbols: _Symbols,
     console: ConsoleEndpoint,
     io: _IoThread,
     deadline: _Deadline,
@@ -106,7 +124,7 @@ def _run_once(
         domain = Domain(engine, options.memory_mib * _PAGES_PER_MIB, console_output=output)
         try:
             ring = _build(domain, kernel, options, output)
-            return _run_domain(domain, kernel, ring, console, scrollback, io, deadline)
+            return _run_domain(domain, symbols, ring, console, scrollback, io, deadline)
         finally:
             domain.close()
     finally:
@@ -118,7 +136,11 @@ def _build(
 ) -> ConsoleBackend:
     """Fill the domain's memory and connect its console; the domain is then ready to run."""
     ring: list[ConsoleBackend] = []
-    console_port = domain.events.bind_back_end(lambda: ring[0].on_event())
+
+    def on_event() -> None:
+        ring[0].on_event()
+
+    console_port = domain.events.bind_back_end(on_event)
     start = build_pv(
         domain,
         kernel,
@@ -146,40 +168,103 @@ def _build(
 
 def _run_domain(
     domain: Domain,
-    kernel: KernelImage,
+    symbols: _Symbols,
     ring: ConsoleBackend,
     console: ConsoleEndpoint,
     scrollback: Scrollback,
     io: _IoThread,
     deadline: _Deadline,
 ) -> Outcome:
+    def time_is_up() -> None:
+        domain.post(lambda: domain.stop("timeout"))
+        console.leave()
+
     def left(_future: Future[None]) -> None:
         domain.post(lambda: domain.stop("detached"))
 
-    user = io.start(
-        console.serve(lambda data: domain.post(lambda: ring.write_input(data)), ring.pending_input)
-    )
-    user.add_done_callback(left)
-    deadline.attach(lambda: domain.post(lambda: domain.stop("timeout")))
-    report = None
+    # The deadline first: when it has passed already, the console ends at once, for that reason.
+    deadline.attach(time_is_up)
     try:
-        reason = domain.run()
-        if reason in CRASHES:
-            report = describe_crash(domain, f"the guest shut down: {reason}", _symbols(kernel))
-    except (DomainCrash, EngineError) as error:
-        reason = "crash"
-        report = describe_crash(domain, str(error), _symbols(kernel))
+        user = _start_serving(console, domain, ring, io)
+        user.add_done_callback(left)
+        try:
+            reason, crash = _run_to_its_end(domain)
+        finally:
+            # While the last output waits for its reader, all that ends a run still must.
+            ring.drain()
+            user.cancel()
     finally:
         deadline.detach()
-        user.cancel()
-        ring.drain()
+    if not user.cancelled():
+        user.result()
+    report = None
+    if crash is not None:
+        report = describe_crash(domain, crash, symbols.lookup, scrollback.tail(_REPORTED_LINES))
     return Outcome(reason, report, domain.statistics())
 
 
-def _symbols(kernel: KernelImage) -> Callable[[int], tuple[str, int] | None]:
-    """The kernel's own names of addresses, or none if it has no symbols that we can read."""
-    table = load_symbols(kernel)
-    return table.lookup if table is not None else lambda address: None
+def _start_serving(
+    console: ConsoleEndpoint, domain: Domain, ring: ConsoleBackend, io: _IoThread
+) -> Future[None]:
+    """Return when ``serve`` has begun: from then on signals end the run by way of it."""
+    begun = threading.Event()
+
+    async def serve() -> None:
+        user = asyncio.ensure_future(
+            console.serve(
+                lambda data: domain.post(lambda: ring.write_input(data)), ring.pending_input
+            )
+        )
+        await asyncio.sleep(0)
+        begun.set()
+        await user
+
+    future = io.start(serve())
+    try:
+        begun.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future
+
+
+def _run_to_its_end(domain: Domain) -> tuple[str, str | None]:
+    """Run the domain. Returns the exit reason and, if it crashed, what to say of that.
+
+    Whatever a guest does is the guest's affair: what we did not think of crashes it, not us.
+    """
+    try:
+        reason = domain.run()
+    except (DomainCrash, EngineError) as error:
+        return "crash", str(error)
+    except PyxenError:
+        raise
+    except Exception as error:
+        log.debug("pyxen failed while serving the guest", exc_info=True)
+        message = " ".join(str(error).split())
+        return "crash", f"pyxen failed while serving the guest: {type(error).__name__}: {message}"
+    return reason, f"the guest shut down: {reason}" if reason in CRASHES else None
+
+
+class _Symbols:
+    """The kernel's own names of addresses, or none if it has no symbols that we can read.
+
+    Read when they are first needed; a file that the user names is read at once, so that its
+    mistakes are told before the run and not in place of a report.
+    """
+
+    def __init__(self, kernel: KernelImage, system_map: Path | None) -> None:
+        self._kernel = kernel
+        self._loaded = system_map is not None
+        self._table: SymbolTable | None = None
+        if system_map is not None:
+            self._table = load_symbols(kernel, system_map)
+
+    def lookup(self, address: int) -> tuple[str, int] | None:
+        if not self._loaded:
+            self._table = load_symbols(self._kernel)
+            self._loaded = True
+        return self._table.lookup(address) if self._table is not None else None
 
 
 class _IoThread:
@@ -213,20 +298,24 @@ class _Deadline:
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
         self._expire: Callable[[], None] | None = None
         self._expired = False
+        self._lock = threading.Lock()
         if seconds is not None:
             loop.call_soon_threadsafe(loop.call_later, seconds, self._ring)
 
     def attach(self, expire: Callable[[], None]) -> None:
         """Call this when the time is over, at once if it is."""
-        self._expire = expire
-        if self._expired:
-            expire()
+        with self._lock:
+            self._expire = expire
+            if self._expired:
+                expire()
 
     def detach(self) -> None:
-        self._expire = None
+        """From now on do nothing when the time is over, but remember it."""
+        with self._lock:
+            self._expire = None
 
     def _ring(self) -> None:
-        self._expired = True
-        expire = self._expire
-        if expire is not None:
-            expire()
+        with self._lock:
+            self._expired = True
+            if self._expire is not None:
+                self._expire()
