@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,14 +22,18 @@ def lookup(address: int) -> tuple[str, int] | None:
     return ("start_kernel", address - SYMBOL) if SYMBOL <= address < SYMBOL + 64 else None
 
 
+def show_hypercalls(guest: SmallDomain, *calls: tuple[int, int, int, int, int]) -> None:
+    counters: Any = guest.domain.counters
+    counters.last_hypercalls = lambda: list(calls)
+
+
 def test_tells_all(guest: SmallDomain) -> None:
     registers = guest.vcpu.cpu.registers
     registers.rip = guest.write(guest.address(SCRATCH), b"\x0f\x0b\x90")
     registers.rsp = guest.address(STACK) + 0xFE0
     registers.r15 = 0x1234_5678_9ABC
     guest.write(registers.rsp + 8, (SYMBOL + 16).to_bytes(8, "little"))
-    guest.domain.counters.history.append((0, xen.HYPERVISOR_mmu_update, 1, 2, -22))
-    guest.domain.counters.history.append((0, 61, 1, 2, 5))
+    show_hypercalls(guest, (0, xen.HYPERVISOR_mmu_update, 1, 2, -22), (0, 61, 1, 2, 5))
     report = describe_crash(guest.domain, "it broke", lookup)
     assert report.startswith("domain 1 crashed: it broke\n")
     assert "0000123456789abc" in report
@@ -35,6 +41,31 @@ def test_tells_all(guest: SmallDomain) -> None:
     assert "ffffffff81000010 start_kernel+0x10" in report
     assert "mmu_update(0x1, 0x2, …) = -EINVAL" in report
     assert "hypercall_61(0x1, 0x2, …) = 0x5" in report
+
+
+def test_names_commands_and_counts_repetitions(guest: SmallDomain) -> None:
+    send = (0, xen.HYPERVISOR_event_channel_op, 4, 0x1000, 0)
+    show_hypercalls(
+        guest,
+        send,
+        *[(1, xen.HYPERVISOR_sched_op, 1, 0, 0)] * 12,
+        send,
+        (0, xen.HYPERVISOR_vcpu_op, 1 << 32 | 3, 1, 1),
+        (0, xen.HYPERVISOR_vcpu_op, 99, 1, -38),
+    )
+    lines = describe_crash(guest.domain, "reason", lookup).split("\n")
+    assert lines[lines.index("last hypercalls (the newest last):") + 1 :] == [
+        "  vcpu 0: event_channel_op(send, 0x1000, …) = 0x0",
+        "  vcpu 1: sched_op(block, 0x0, …) = 0x0 × 12",  # noqa: RUF001
+        "  vcpu 0: event_channel_op(send, 0x1000, …) = 0x0",
+        "  vcpu 0: vcpu_op(is_up, 0x1, …) = 0x1",
+        "  vcpu 0: vcpu_op(0x63, 0x1, …) = -ENOSYS",
+    ]
+
+
+def test_shows_the_console_without_its_control_characters(guest: SmallDomain) -> None:
+    report = describe_crash(guest.domain, "reason", lookup, "Oops:\t0000\n\x1b[2Jpanic\x9b")
+    assert "\nlast console output:\n  Oops:\t0000\n  \\x1b[2Jpanic\\x9b\nlast hyper" in report
 
 
 def test_user_mode_shows_the_kernel_stack(guest: SmallDomain) -> None:

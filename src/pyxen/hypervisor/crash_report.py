@@ -4,10 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from pyxen.abi import xen
+from pyxen.abi.callback import CALLBACKOP_NAMES
 from pyxen.abi.errno import ERRNO_NAMES
-from pyxen.abi.xen import HYPERCALL_NAMES
+from pyxen.abi.event_channel import EVTCHNOP_NAMES
+from pyxen.abi.grant_table import GNTTABOP_NAMES
+from pyxen.abi.memory import XENMEM_NAMES
+from pyxen.abi.nmi import XENNMI_NAMES
+from pyxen.abi.physdev import PHYSDEVOP_NAMES
+from pyxen.abi.sched import SCHEDOP_NAMES
+from pyxen.abi.vcpu import VCPUOP_NAMES
+from pyxen.abi.version import XENVER_NAMES
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.guest_access import NOT_MAPPED, read_code, translate
 from pyxen.hypervisor.page_flags import ADDRESS_MASK, PAGE_SIZE, PRESENT
 
@@ -21,6 +32,20 @@ _STACK_WORDS: Final = 512
 _SHOWN_FRAMES: Final = 24
 _SHOWN_WORDS: Final = 16
 _CODE: Final = 16
+_COMMANDS: Final = {
+    xen.HYPERVISOR_callback_op: CALLBACKOP_NAMES,
+    xen.HYPERVISOR_console_io: xen.CONSOLEIO_NAMES,
+    xen.HYPERVISOR_event_channel_op: EVTCHNOP_NAMES,
+    xen.HYPERVISOR_grant_table_op: GNTTABOP_NAMES,
+    xen.HYPERVISOR_memory_op: XENMEM_NAMES,
+    xen.HYPERVISOR_nmi_op: XENNMI_NAMES,
+    xen.HYPERVISOR_physdev_op: PHYSDEVOP_NAMES,
+    xen.HYPERVISOR_sched_op: SCHEDOP_NAMES,
+    xen.HYPERVISOR_sched_op_compat: SCHEDOP_NAMES,
+    xen.HYPERVISOR_vcpu_op: VCPUOP_NAMES,
+    xen.HYPERVISOR_xen_version: XENVER_NAMES,
+}
+"""Hypercalls whose first argument is a command, and the names of these."""
 _ROWS: Final = (
     ("rax", "rbx", "rcx", "rdx"),
     ("rsi", "rdi", "rbp", "rsp"),
@@ -31,19 +56,25 @@ _ROWS: Final = (
 )
 
 
-def describe_crash(domain: Domain, reason: str, symbol: Lookup) -> str:
+def describe_crash(domain: Domain, reason: str, symbol: Lookup, console: str = "") -> str:
     """Reason, registers, code, stack and the last hypercalls of a stopped domain.
 
-    ``symbol(address)`` names an address of the guest kernel, if it can. Never fails, whatever the
-    guest has left behind.
+    ``symbol(address)`` names an address of the guest kernel, if it can. ``console`` is the last it
+    has printed: the console itself may have gone elsewhere. The text has no line feed at its end.
+    Never fails, whatever the guest has left behind.
     """
     lines = [f"domain {domain.domid} crashed: {reason}"]
     for vcpu in domain.vcpus:
         if vcpu.initialised:
             lines += _describe_vcpu(vcpu, symbol)
+    if console:
+        lines.append("last console output:")
+        lines += [f"  {_printable(line)}" for line in console.split("\n")]
     lines.append("last hypercalls (the newest last):")
-    lines += [_describe_hypercall(*call) for call in domain.counters.history]
-    return "\n".join(lines) + "\n"
+    for call, same in groupby(_describe_hypercall(*c) for c in domain.counters.last_hypercalls()):
+        count = sum(1 for _ in same)
+        lines.append(call if count == 1 else f"{call} × {count}")  # noqa: RUF001
+    return "\n".join(lines)
 
 
 def _describe_vcpu(vcpu: Vcpu, symbol: Lookup) -> list[str]:
@@ -94,6 +125,12 @@ def _read_stack(vcpu: Vcpu, address: int) -> list[int]:
 
 
 def _describe_hypercall(vcpu: int, number: int, first: int, second: int, result: int) -> str:
-    name = HYPERCALL_NAMES.get(number, f"hypercall_{number}")
+    name = xen.HYPERCALL_NAMES.get(number, f"hypercall_{number}")
+    command = _COMMANDS.get(number, {}).get(first & UINT32, f"{first:#x}")
     shown = f"-{ERRNO_NAMES.get(-result, str(-result))}" if result < 0 else f"{result:#x}"
-    return f"  vcpu {vcpu}: {name}({first:#x}, {second:#x}, …) = {shown}"
+    return f"  vcpu {vcpu}: {name}({command}, {second:#x}, …) = {shown}"
+
+
+def _printable(line: str) -> str:
+    """What the guest prints must not steer the terminal that shows a report."""
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
