@@ -28,9 +28,10 @@ lint:
 	$(bin)/lint-imports
 
 bench:
-	@scripts/setup.sh run
+	@scripts/setup.sh dev
 	$(bin)/pyxen image pull debian
 	$(bin)/python bench/boot.py
 
 clean:
+	find src -name '*.so' -delete
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

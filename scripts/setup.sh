@@ -6,7 +6,10 @@
 #   scripts/setup.sh dev     and what the tests and checks need
 #
 # Missing system packages are installed when root calls, and named otherwise. A second call
-# finds the stamp of the first one and does nothing.
+# finds the stamps of the first one and does nothing.
+#
+# With a C compiler and Python's headers, parts of pyxen are compiled; without, it runs all the same,
+# slower. Tests and checks ask for a compiler; to run, it is used if it is there.
 set -eu
 cd "$(dirname "$0")/.."
 scope=$1
@@ -33,16 +36,27 @@ find_python() {
         "Install one and name it: make PYTHON=/path/to/python3"
 }
 
+# Whether the Python $1 has the C headers that extension modules need.
+has_headers() {
+    "$1" -c 'import os, sysconfig as s, sys
+sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' 2>/dev/null
+}
+
 # Prints the Debian packages that are missing, on one line.
 missing_packages() {
     if ! command -v "${PYTHON:-python3}" >/dev/null; then
         printf 'python3 python3-venv '
+        [ "$scope" != dev ] || printf 'python3-dev '
     elif ! "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null; then
         printf 'python3-venv '
     fi
     [ -e /etc/ssl/certs/ca-certificates.crt ] || printf 'ca-certificates '
     if [ "$scope" = dev ]; then
         command -v gcc >/dev/null || printf 'gcc libc6-dev '
+        # Only for Debian's Python: another one brings its headers or does without.
+        if [ "$(command -v "${PYTHON:-python3}")" = /usr/bin/python3 ]; then
+            has_headers /usr/bin/python3 || printf 'python3-dev '
+        fi
         command -v as >/dev/null || printf 'binutils '
         command -v cpio >/dev/null || printf 'cpio '
         [ -e /usr/include/xen/xen.h ] || printf 'libxen-dev '
@@ -78,20 +92,53 @@ if [ -n "$missing" ]; then
 fi
 
 python=$(find_python)
-# A moved tree, another Python or a changed project file asks for a new installation.
-key=$({ pwd; "$python" -VV; cat pyproject.toml; } | sha256sum)
-stamp=".venv/stamp-$scope"
-if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && .venv/bin/python -c '' 2>/dev/null; then
-    exit 0
+if command -v "${CC:-gcc}" >/dev/null && has_headers "$python"; then
+    compiler=yes
+else
+    compiler=no
 fi
 
-echo "setup: installing pyxen into .venv"
-"$python" -m venv --clear .venv
-case $scope in
-    run) .venv/bin/python -m pip install -q --disable-pip-version-check --editable . ;;
-    dev) .venv/bin/python -m pip install -q --disable-pip-version-check --editable '.[dev]' ;;
-    *) fail "unknown scope $scope" ;;
-esac
-# The development environment can run everything.
-echo "$key" >.venv/stamp-run
-echo "$key" >"$stamp"
+pip_install() {
+    .venv/bin/python -m pip install -q --disable-pip-version-check "$@"
+}
+
+# A compiled module is found before the .py it was made of, even if that is newer.
+remove_compiled() {
+    rm -f .venv/stamp-sources
+    find src -name '*.so' -delete
+}
+
+# What was installed, and from which sources it was compiled: without a compiler they are run as
+# they are.
+environment=$({ pwd; "$python" -VV; cat pyproject.toml; } | sha256sum)
+sources=none
+if [ "$compiler" = yes ]; then
+    sources=$(find src setup.py pyproject.toml \( -name '*.py' -o -name '*.pxd' -o -name '*.toml' \) \
+        -type f -exec sha256sum {} + 2>/dev/null | LC_ALL=C sort | sha256sum)
+fi
+stamp=".venv/stamp-$scope"
+
+if [ "$(cat "$stamp" 2>/dev/null)" != "$environment" ] || ! .venv/bin/python -c '' 2>/dev/null; then
+    echo "setup: installing pyxen into .venv"
+    if [ "$compiler" = no ]; then
+        echo "setup: no C compiler or no Python.h (Debian: gcc python3-dev); pyxen will be slower"
+    fi
+    "$python" -m venv --clear .venv
+    remove_compiled
+    case $scope in
+        run) pip_install --editable . ;;
+        dev) pip_install --editable '.[dev]' ;;
+        *) fail "unknown scope $scope" ;;
+    esac
+    echo "$sources" >.venv/stamp-sources
+    # The development environment can run everything.
+    echo "$environment" >.venv/stamp-run
+    echo "$environment" >"$stamp"
+elif [ "$(cat .venv/stamp-sources 2>/dev/null)" != "$sources" ]; then
+    remove_compiled
+    if [ "$compiler" = yes ]; then
+        echo "setup: compiling pyxen anew"
+        pip_install --no-deps --editable .
+    fi
+    echo "$sources" >.venv/stamp-sources
+fi

@@ -2,9 +2,9 @@
 """The command ``pyxen``: finds the verb, and turns what went wrong into one line and a status.
 
 Each verb is a module with ``add_parser(verbs, common)``, which declares its arguments (``common``
-are those that all have) and sets ``execute``, the function that takes the parsed arguments, runs the
-verb and returns the exit status. Whatever is slow to import is imported
-in ``execute``: the start-up time is felt at every call.
+are those that all have) and sets ``execute``: the function that takes the parsed arguments, runs
+the verb and returns the exit status. Whatever is slow to import is imported in it: the start-up
+time is felt at every call.
 """
 
 from __future__ import annotations
