@@ -138,8 +138,14 @@ def test_the_guest_of_this_test_notices_a_torn_instruction() -> None:
     """Without the cure the same guest fails: the proof that the test above can."""
     code = """
 import sys
+import ctypes
 from pyxen.engine.emulator import library
-library._disable_exit_check = lambda _library: None
+unicorn = library.load()
+original = library._address_of(unicorn, library._EXIT_CHECK)
+path, base = library._mapping(original)
+tags, _ = library._read_headers(path, base)
+(slot,) = library._find_slots(base, tags, original - base, library._DT_JMPREL)
+ctypes.c_uint64.from_address(base + slot).value = original
 sys.path[:0] = sys.argv[1:]
 import test_emulator_stop as stop
 stop.SECONDS = 20.0

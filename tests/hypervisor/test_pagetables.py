@@ -33,7 +33,6 @@ class Machine:
         self.tables = PageTables(self.memory)
 
     def close(self) -> None:
-        self.memory.release_views()
         self.machine.close()
 
     def mfn(self, frame: int) -> int:

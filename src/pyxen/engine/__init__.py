@@ -25,7 +25,7 @@ class EngineInfo:
 
 def probe() -> list[EngineInfo]:
     """Each engine that pyxen has, after its self-check."""
-    from pyxen.engine.emulator import library  # noqa: PLC0415 (loads 24 MB)
+    from pyxen.engine.emulator import library
 
     try:
         return [EngineInfo("emulator", True, library.self_check())]
@@ -41,6 +41,8 @@ def create(name: str, ram_pages: int, vcpus: int) -> Engine:
     """
     if name not in ENGINE_NAMES:
         raise PyxenError(f"engine {name!r}: unknown, expected one of {', '.join(ENGINE_NAMES)}")
-    from pyxen.engine.emulator.engine import EmulatorEngine  # noqa: PLC0415 (loads 24 MB)
+    from pyxen.engine.emulator import library
+    from pyxen.engine.emulator.engine import EmulatorEngine
 
+    library.self_check()
     return EmulatorEngine(ram_pages, vcpus)

@@ -13,9 +13,9 @@ cdef class Cpu:
     cdef public unsigned long long kernel_page_table
     cdef public unsigned long long user_page_table
 
-    cpdef int enter_kernel(self, unsigned int cs, unsigned int ss) except -1
-    cpdef int enter_user(self, unsigned int cs, unsigned int ss, bint long_mode) except -1
-    cpdef int load_kernel_page_table(self, unsigned long long address) except -1
-    cpdef int load_user_page_table(self, unsigned long long address) except -1
+    cpdef void enter_kernel(self, unsigned int cs, unsigned int ss) except *
+    cpdef void enter_user(self, unsigned int cs, unsigned int ss, bint long_mode) except *
+    cpdef void load_kernel_page_table(self, unsigned long long address) except *
+    cpdef void load_user_page_table(self, unsigned long long address) except *
     @cython.locals(words="unsigned long long[::1]", gs_base=cython.ulonglong)
-    cpdef int switch_mode(self, bint user_mode) except -1
+    cpdef void switch_mode(self, bint user_mode) except *

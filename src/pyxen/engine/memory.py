@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import weakref
 
 from pyxen.errors import PyxenError
 
@@ -43,6 +44,10 @@ def _libc_mmap(address: int, size: int, flags: int, fd: int) -> int:
     return int(result)
 
 
+def _unmap(address: int, size: int) -> None:
+    ctypes.CDLL(None).munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+
+
 class MachineMemory:
     """See ``protocol.MachineMemory``. ``address`` is where machine address 0 lies in the host."""
 
@@ -64,16 +69,13 @@ class MachineMemory:
             self.address + RAM_MFN * PAGE_SIZE, ram_size, mmap.MAP_SHARED | _MAP_FIXED, self.fd
         )
         array = (ctypes.c_char * self.size).from_address(self.address)
+        weakref.finalize(array, _unmap, self.address, self.size)
         self.bytes = memoryview(array).cast("B")
         self.words = self.bytes.cast("Q")
 
     def close(self) -> None:
-        """Give the memory back. The views must not be used afterwards."""
-        if self.fd < 0:
-            return
-        self.words.release()
-        self.bytes.release()
-        libc = ctypes.CDLL(None)
-        libc.munmap(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size))
-        os.close(self.fd)
-        self.fd = -1
+        """Give the memory back, which happens when the last view of it is gone."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            del self.bytes, self.words

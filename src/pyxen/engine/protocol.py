@@ -11,9 +11,10 @@ A CPU is in one of two modes, *kernel* and *user*. Each has a page table and a G
 and a user-mode access to a page without the user bit faults. The guest kernel runs without
 the privileges of a real kernel: privileged instructions arrive as general protection faults.
 
-``Cpu`` and ``Registers`` are classes and not protocols, because they are used at every trap: compiled,
-their attributes are C variables. The handler is an object with a method per kind of trap, rather than one callback with a trap
-object, because a trap is the hot path: there is nothing to allocate and nothing to dispatch on.
+``Cpu`` and ``Registers`` are classes and not protocols, because they are used at every trap:
+compiled, their attributes are C variables. The handler is an object with a method per kind of
+trap, rather than one callback with a trap object, because a trap is the hot path: there is nothing
+to allocate and nothing to dispatch on.
 """
 
 from __future__ import annotations
@@ -92,14 +93,7 @@ class Engine(Protocol):
         """From a trap: return from ``run`` when the trap is done."""
 
     def kick(self) -> None:
-        """From any thread: make ``run`` return soon. Kicks while not running are kept.
-
-        The kick may get lost in the moment in which ``run`` starts; repeat it until
-        ``kick_pending`` is False.
-        """
-
-    @property
-    def kick_pending(self) -> bool: ...
+        """From any thread: make ``run`` return soon, or at once if it is called later."""
 
     def flush_tlb(self) -> None:
         """Forget all translations of the running CPU."""

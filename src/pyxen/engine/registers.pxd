@@ -5,4 +5,4 @@ cdef class Registers:
     cdef public unsigned long long[::1] words
 
     cpdef unsigned long long read_flags(self) except? 1
-    cpdef int write_flags(self, unsigned long long value) except -1
+    cpdef void write_flags(self, unsigned long long value) except *

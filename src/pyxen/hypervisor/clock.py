@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Time, as Xen tells it to guests.
 
-*System time* is nanoseconds since the domain's machine was started. A guest computes it without asking: it reads the time-stamp
-counter (TSC) and applies the scale in its ``vcpu_time_info``::
+*System time* is nanoseconds since the domain's machine was started. A guest computes it without
+asking: it reads the time-stamp counter (TSC) and applies the scale in its ``vcpu_time_info``::
 
     system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32
 

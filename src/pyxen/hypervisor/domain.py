@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A domain: everything that Xen keeps of one guest.
 
-All of it is data in this object and what hangs on it. One thread runs the vCPUs and may touch it; another
-thread hands in work with ``post``, which is done between two instructions of the guest.
+All of it is data in this object and what hangs on it. One thread runs the vCPUs and may touch it;
+another thread hands in work with ``post``, which is done between two instructions of the guest.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyxen.engine.protocol import Engine, Registers
-    from pyxen.hypervisor.hypercalls import Dispatcher
+    from pyxen.hypervisor.dispatcher import Dispatcher
 
 log = logging.getLogger("pyxen")
 
 _GDT_LIMIT: Final = 0xFFFF
+_CPUID_ANSWERS: Final = 256
+"""So many are kept: a program asks for the same leaves each time it starts."""
 
 
 class Domain:
@@ -78,6 +80,7 @@ class Domain:
         self.traps = Traps(self)
         engine.set_handler(self.traps)
 
+        self._cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.stopping: str = ""
         self.vm_assist = 0
         self.shutdown_code = 0
@@ -170,9 +173,13 @@ class Domain:
 
     def cpuid_into(self, registers: Registers) -> None:
         """Answer CPUID for the leaf in eax, ecx."""
-        registers.rax, registers.rbx, registers.rcx, registers.rdx = self.cpuid.leaf(
-            registers.rax & 0xFFFFFFFF, registers.rcx & 0xFFFFFFFF
-        )
+        leaf = (registers.rax & 0xFFFFFFFF, registers.rcx & 0xFFFFFFFF)
+        answer = self._cpuid_answers.get(leaf)
+        if answer is None:
+            answer = self.cpuid.leaf(*leaf)
+            if len(self._cpuid_answers) < _CPUID_ANSWERS:
+                self._cpuid_answers[leaf] = answer
+        registers.rax, registers.rbx, registers.rcx, registers.rdx = answer
 
     # Running
 
@@ -250,4 +257,3 @@ class Domain:
     def close(self) -> None:
         """Free what the domain holds. It cannot be used afterwards."""
         self.scheduler.close()
-        self.memory.release_views()

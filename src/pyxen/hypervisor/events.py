@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Event channels, the interrupts of a paravirtual domain.
 
-A *port* is a small number of the domain's. It is bound to what raises it: a virtual interrupt (VIRQ) of
-a vCPU, an inter-processor interrupt, or another domain's port. Raising it sets its bit in a
-*pending* bitmap that the guest sees. In the two-level ABI that bitmap and the *mask* bitmap, 4096
-bits each, lie in the shared info page; a vCPU finds by its ``evtchn_pending_sel`` which words of the bitmap
-to look at, and ``evtchn_upcall_pending`` tells it (and Xen, which then calls the event callback unless
-``evtchn_upcall_mask`` is set) that there is something. The guest clears bits with atomic instructions, so bits are changed
-here only by the thread that runs the vCPUs.
+A *port* is a small number of the domain's. It is bound to what raises it: a virtual interrupt
+(VIRQ) of a vCPU, an inter-processor interrupt, or another domain's port. Raising it sets its bit
+in a *pending* bitmap that the guest sees. In the two-level ABI that bitmap and the *mask* bitmap,
+4096 bits each, lie in the shared info page; a vCPU finds by its ``evtchn_pending_sel`` which words
+of the bitmap to look at, and ``evtchn_upcall_pending`` tells it (and Xen, which then calls the
+event callback unless ``evtchn_upcall_mask`` is set) that there is something. The guest clears bits
+with atomic instructions, so bits are changed here only by the thread that runs the vCPUs.
 
 Reference: ``public/event_channel.h``, ``public/xen.h``.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The grant table: pages of a domain that it lets others map or copy.
 
-The table is an array in frames that Xen shares with the guest; the guest writes an entry (whom, which frame, read-only
-or not) and passes its index, the *grant reference*, to the other domain. Here are the frames and the version of
-the layout. Reference: ``public/grant_table.h``.
+The table is an array in frames that Xen shares with the guest; the guest writes an entry (whom,
+which frame, read-only or not) and passes its index, the *grant reference*, to the other domain.
+Here are the frames and the version of the layout. Reference: ``public/grant_table.h``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Copying to and from guest memory by linear address.
 
-A hypercall's pointers are linear addresses of the guest kernel. They are translated by walking the page tables that
-the guest kernel runs on, as the CPU would: an address that is not mapped, not writable when it is written to, not
-canonical, or Xen's own gives EFAULT. Nothing is cached: the guest may change its tables at any time.
+A hypercall's pointers are linear addresses of the guest kernel. They are translated by walking the
+page tables that the guest kernel runs on, as the CPU would: an address that is not mapped, not
+writable when it is written to, not canonical, or Xen's own gives EFAULT. Nothing is cached: the
+guest may change its tables at any time.
 """
 
 from __future__ import annotations
@@ -55,15 +56,13 @@ def _check_range(address: int, size: int) -> None:
     if address < _LOW_END:
         if end > _LOW_END:
             raise XenError(EFAULT)
-    elif address < _HIGH_START or end > _END:
-        raise XenError(EFAULT)
-    elif address < HYPERVISOR_VIRT_END and end > HYPERVISOR_VIRT_START:
+    elif address < _HIGH_START or end > _END or (address < HYPERVISOR_VIRT_END and end > HYPERVISOR_VIRT_START):
         raise XenError(EFAULT)
 
 
 def _machine(vcpu: Vcpu, address: int, needed: int) -> int:
     memory = vcpu.domain.memory
-    machine = translate(memory.words, vcpu.cpu.kernel_page_table, address, needed)
+    machine = translate(vcpu.words, vcpu.cpu.kernel_page_table, address, needed)
     if machine == NOT_MAPPED or machine >= memory.frames * PAGE_SIZE:
         raise XenError(EFAULT)
     return machine
@@ -101,6 +100,26 @@ def copy_to(vcpu: Vcpu, address: int, data: bytes) -> None:
         done += part
 
 
+def find_words(vcpu: Vcpu, address: int, count: int) -> int:
+    """Position in ``memory.words`` of aligned 64-bit words in one page, or NOT_MAPPED.
+
+    For words that are read once, in place. Others are copied to the bounce page of ``memory``.
+    """
+    if address & 7 == 0 and (address & 0xFFF) + 8 * count <= PAGE_SIZE:
+        if _LOW_END <= address < HYPERVISOR_VIRT_END:
+            return NOT_MAPPED
+        machine = translate(vcpu.words, vcpu.cpu.kernel_page_table, address, PRESENT)
+        return NOT_MAPPED if machine == NOT_MAPPED else machine >> 3
+    memory = vcpu.domain.memory
+    try:
+        data = copy_from(vcpu, address, 8 * count)
+    except XenError:
+        return NOT_MAPPED
+    start = memory.bounce_mfn * PAGE_SIZE
+    memory.bytes[start : start + len(data)] = data
+    return start >> 3
+
+
 def read_words(vcpu: Vcpu, address: int, count: int) -> list[int]:
     """``count`` 64-bit words. Raises EFAULT."""
     if address & 7 == 0 and (address & 0xFFF) + 8 * count <= PAGE_SIZE:
@@ -126,7 +145,7 @@ def read_code(vcpu: Vcpu, address: int, size: int) -> bytes:
     table = vcpu.cpu.user_page_table if vcpu.cpu.user_mode else vcpu.cpu.kernel_page_table
     code = b""
     while len(code) < size:
-        machine = translate(memory.words, table, address, PRESENT)
+        machine = translate(vcpu.words, table, address, PRESENT)
         if machine == NOT_MAPPED or machine >= memory.frames * PAGE_SIZE:
             break
         part = min(size - len(code), PAGE_SIZE - (address & 0xFFF))

@@ -2,8 +2,9 @@
 """The hypercall page: 4096 bytes of code that Xen puts into a guest.
 
 A guest calls hypercall N at offset 32 * N, with up to five arguments in rdi, rsi, rdx, r10, r8 and
-the result in rax. The stub puts N into eax and executes ``syscall``, which clobbers rcx and r11, so they are saved around it. ``iret`` never returns: its stub
-pushes what the hypercall expects on the stack, rcx, r11 and rax, and traps.
+the result in rax. The stub puts N into eax and executes ``syscall``, which clobbers rcx and r11,
+so they are saved around it. ``iret`` never returns: its stub pushes what the hypercall expects on
+the stack, rcx, r11 and rax, and traps.
 
 Newer kernels have no such page and execute ``syscall`` themselves.
 """

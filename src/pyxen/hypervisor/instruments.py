@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Counters of what passes the dispatcher, and hooks into it.
 
-Every hypercall, every entry of a multicall and every trap is counted with the time that it took. *Instruments* (the
-word is trio's) are told of each; they can watch, delay, count, or make one fail.
+Every hypercall, every entry of a multicall and every trap is counted with the time that it took.
+*Instruments* (the word is trio's) are told of each; they can watch, delay, count, or make one
+fail.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 NR_HYPERCALLS: Final = 64
-_HISTORY: Final = 32
+HISTORY_LENGTH: Final = 32
+HISTORY_FIELDS: Final = 5
+_NO_CALL: Final = 0
 
 
 class Instrument:
@@ -38,8 +40,8 @@ class Instrument:
 class Statistics:
     """What a domain has done. The values of the dictionaries are (count, nanoseconds).
 
-    ``operations`` counts sub-operations, such as ``vcpu_op.is_up``. Of the ``wall_ns`` since the start, ``guest_ns`` went to
-    guest code and ``idle_ns`` to waiting.
+    ``operations`` counts sub-operations, such as ``vcpu_op.is_up``. Of the ``wall_ns`` since the
+    start, ``guest_ns`` went to guest code and ``idle_ns`` to waiting.
     """
 
     hypercalls: dict[str, tuple[int, int]]
@@ -55,18 +57,30 @@ class Statistics:
 
 
 class Counters:
-    """Filled by the dispatcher. ``history`` holds the last hypercalls, for crash reports:
-    (vcpu, number, first argument, second argument, result)."""
+    """Filled by the dispatcher. ``history`` is a ring of the last hypercalls, HISTORY_FIELDS words
+    each, of which ``history_position`` is the next one to be overwritten."""
 
     def __init__(self) -> None:
         self.hypercall_count = array("Q", bytes(8 * NR_HYPERCALLS))
         self.hypercall_ns = array("Q", bytes(8 * NR_HYPERCALLS))
         self.traps: dict[str, list[int]] = {}
         self.operations: dict[str, int] = {}
-        self.history: deque[tuple[int, int, int, int, int]] = deque(maxlen=_HISTORY)
+        self.history = array("Q", bytes(8 * HISTORY_FIELDS * HISTORY_LENGTH))
+        self.history_position = 0
         self.engine_ns = 0
         """Time in ``engine.run``: guest code and the traps served within."""
         self.idle_ns = 0
+
+    def last_hypercalls(self) -> list[tuple[int, int, int, int, int]]:
+        """The newest last: vcpu, number, first and second argument, result (negative: error)."""
+        calls = []
+        for age in range(HISTORY_LENGTH, 0, -1):
+            first = (self.history_position - age) % HISTORY_LENGTH * HISTORY_FIELDS
+            vcpu, number, a1, a2, result = self.history[first : first + HISTORY_FIELDS]
+            if vcpu != _NO_CALL:
+                signed = result - (1 << 64) if result >> 63 else result
+                calls.append((vcpu - 1, number, a1, a2, signed))
+        return calls
 
     def add_trap(self, name: str, nanoseconds: int) -> None:
         counter = self.traps.get(name)

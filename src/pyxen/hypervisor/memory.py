@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Frames of machine memory: whose they are, and the map from machine to pseudo-physical frames.
 
-A paravirtual guest knows two numbers for each of its pages. The *machine frame number* (mfn) is what stands in page
-tables; the *pseudo-physical frame number* (pfn) is an index into an unbroken range that
-starts at 0, which the guest's own data structures use. The guest keeps the pfn-to-mfn list (P2M);
-the mfn-to-pfn table (M2P) is Xen's, one for the machine, readable by guests at
+A paravirtual guest knows two numbers for each of its pages. The *machine frame number* (mfn) is
+what stands in page tables; the *pseudo-physical frame number* (pfn) is an index into an unbroken
+range that starts at 0, which the guest's own data structures use. The guest keeps the pfn-to-mfn
+list (P2M); the mfn-to-pfn table (M2P) is Xen's, one for the machine, readable by guests at
 ``MACH2PHYS_VIRT_START`` and changed on request (``MMU_MACHPHYS_UPDATE``).
 
-Machine memory below ``ram_mfn`` belongs to the hypervisor: the M2P, the shared info page, grant-table frames,
-and the tables that map them into every address space ("Xen's slots" of each L4 table, 256 to 271).
+Machine memory below ``ram_mfn`` belongs to the hypervisor: the M2P, the shared info page,
+grant-table frames, and the tables that map them into every address space ("Xen's slots" of each L4
+table, 256 to 271).
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ _LARGE_PAGE: Final = 0x200000
 # The per-domain area (Xen's slot 4) holds 32 pages for each vCPU: 16 of its GDT, 16 of its LDT.
 _PER_DOMAIN_SLOT: Final = 4
 PER_DOMAIN_VIRT_START: Final = 0xFFFF820000000000
-_VCPU_PAGES: Final = 32
-_VCPU_AREA: Final = _VCPU_PAGES * PAGE_SIZE
+VCPU_PAGES: Final = 32
+_VCPU_AREA: Final = VCPU_PAGES * PAGE_SIZE
 _TABLE: Final = PRESENT | RW | ACCESSED
 
 # Xen's own descriptors, at selectors that are part of the interface (FLAT_RING3_CS64 …).
@@ -91,8 +92,10 @@ class Memory:
         self._next_xen_mfn = 1
         self._fill_m2p()
         self.shared_info_mfn = self.allocate_shared()
-        self._gdt_pages = self._map_per_domain_area(vcpus)
+        self.gdt_entries = self._map_per_domain_area(vcpus)
         self._xen_slots = self._build_slots()
+        self.bounce_mfn = self.allocate_xen()
+        """For data of a guest that does not lie in one piece in machine memory."""
 
     def _fill_m2p(self) -> None:
         size = self.frames * 8
@@ -126,7 +129,7 @@ class Memory:
 
         They lie in consecutive frames, so that entry ``32 * vcpu + page`` is found by addition.
         """
-        tables = -(-vcpus * _VCPU_PAGES // ENTRIES)
+        tables = -(-vcpus * VCPU_PAGES // ENTRIES)
         l3, l2 = self.allocate_xen(), self.allocate_xen()
         l1 = [self.allocate_xen() for _ in range(tables)]
         descriptors, zero = self.allocate_xen(), self.allocate_xen()
@@ -140,7 +143,7 @@ class Memory:
             words[descriptors * ENTRIES + (selector >> 3) % ENTRIES] = descriptor
         first = l1[0] * ENTRIES
         for vcpu in range(vcpus):
-            entry = first + vcpu * _VCPU_PAGES
+            entry = first + vcpu * VCPU_PAGES
             for page in range(FIRST_RESERVED_GDT_PAGE):
                 words[entry + page] = zero * PAGE_SIZE | PRESENT | ACCESSED | NX
             words[entry + FIRST_RESERVED_GDT_PAGE] = (
@@ -181,7 +184,7 @@ class Memory:
 
     def map_gdt(self, vcpu: int, mfns: list[int]) -> None:
         """Make these frames a vCPU's descriptor table; at most FIRST_RESERVED_GDT_PAGE."""
-        entry = self._gdt_pages + vcpu * _VCPU_PAGES
+        entry = self.gdt_entries + vcpu * VCPU_PAGES
         for page in range(FIRST_RESERVED_GDT_PAGE):
             mfn = mfns[page] if page < len(mfns) else self._zero_mfn
             self.words[entry + page] = mfn * PAGE_SIZE | PRESENT | ACCESSED | NX
@@ -189,7 +192,7 @@ class Memory:
     def descriptor(self, vcpu: int, selector: int) -> int:
         """The descriptor that a selector names in the vCPU's GDT."""
         index = selector >> 3
-        entry = self.words[self._gdt_pages + vcpu * _VCPU_PAGES + index // ENTRIES]
+        entry = self.words[self.gdt_entries + vcpu * VCPU_PAGES + index // ENTRIES]
         return self.words[(entry >> 12 & 0xFFFFFFFFFF) * ENTRIES + index % ENTRIES]
 
     # Frames of the domain
@@ -244,10 +247,6 @@ class Memory:
             done += size
             pfn += run
             offset = 0
-
-    def release_views(self) -> None:
-        """Let go of machine memory, so that the engine can give it back."""
-        self.m2p.release()
 
 
 assert MACH2PHYS_VIRT_START >> 39 & 511 == FIRST_XEN_SLOT

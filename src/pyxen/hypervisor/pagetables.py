@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The paravirtual MMU: which frames are page tables, and every change of their entries.
 
-A PV guest builds its own page tables, which the CPU uses directly, so Xen must see to it that they map nothing that
-the guest may not have. It gives each frame a *type*: a frame in use as an L1 to L4 table is mapped
-read-only by the guest, and its entries change only through Xen (``mmu_update`` …), which checks each new entry. A frame
-gets its type when it is *pinned*, when a CPU's base pointer is set to it, or when an entry of a higher
-table comes to point at it; all entries are validated then, recursively. The type count says how many
-such uses there are; the type is lost with the last one.
+A PV guest builds its own page tables, which the CPU uses directly, so Xen must see to it that they
+map nothing that the guest may not have. It gives each frame a *type*: a frame in use as an L1 to
+L4 table is mapped read-only by the guest, and its entries change only through Xen (``mmu_update``
+…), which checks each new entry. A frame gets its type when it is *pinned*, when a CPU's base
+pointer is set to it, or when an entry of a higher table comes to point at it; all entries are
+validated then, recursively. The type count says how many such uses there are; the type is lost
+with the last one.
 
-All writes to page tables pass ``update``, and all changes of types ``_get`` and ``_put``: an engine that shadows the
-tables is told there. The arrays are indexed by mfn; entries are plain integers.
+All writes to page tables pass ``update``, and all changes of types ``_get`` and ``_put``: an
+engine that shadows the tables is told there. The arrays are indexed by mfn; entries are plain
+integers.
 """
 
 from __future__ import annotations
@@ -17,8 +19,15 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EBUSY, EINVAL
+from pyxen.abi.errno import EBUSY, EINVAL, ENOSYS, EPERM
+from pyxen.abi.xen import (
+    MMU_MACHPHYS_UPDATE,
+    MMU_NORMAL_PT_UPDATE,
+    MMU_PT_UPDATE_NO_TRANSLATE,
+    MMU_PT_UPDATE_PRESERVE_AD,
+)
 from pyxen.errors import XenError
+from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.memory import DOMAIN, END_XEN_SLOT, FIRST_XEN_SLOT
 from pyxen.hypervisor.page_flags import (
     ACCESSED,
@@ -36,7 +45,10 @@ if TYPE_CHECKING:
 WRITABLE: Final = 0
 """Not a table. Types 1 to 4 are the levels of tables."""
 
-L1, L4 = 1, 4
+L1: Final = 1
+L4: Final = 4
+_COMMAND: Final = 7
+_ADDRESS: Final = 0xFFFFFFFFFFFFFFFF
 
 
 class PageTables:
@@ -47,11 +59,36 @@ class PageTables:
         self.types = bytearray(memory.frames)
         self.pinned = bytearray(memory.frames)
         self._counts = array("I", bytes(4 * memory.frames))
+        self.done = 0
         self._words = memory.words
+        self._m2p = memory.m2p
         self._owner = memory.owner
         self._frames = memory.frames
 
     # Entries
+
+    def apply(self, first: int, count: int) -> None:
+        """Carry out requests of ``mmu_update`` that lie at this position of ``memory.words``.
+
+        Adds to ``done`` for each. Raises EINVAL for a refused one, ENOSYS for an unknown command.
+        """
+        words = self._words
+        for number in range(count):
+            pointer = words[first + 2 * number]
+            value = words[first + 2 * number + 1]
+            command = pointer & _COMMAND
+            if command in (MMU_NORMAL_PT_UPDATE, MMU_PT_UPDATE_NO_TRANSLATE):
+                self.update(pointer & ~_COMMAND & _ADDRESS, value, False)
+            elif command == MMU_PT_UPDATE_PRESERVE_AD:
+                self.update(pointer & ~_COMMAND & _ADDRESS, value, True)
+            elif command == MMU_MACHPHYS_UPDATE:
+                mfn = pointer >> PAGE_SHIFT
+                if mfn >= self._frames or self._owner[mfn] != DOMAIN:
+                    raise XenError(EINVAL)
+                self._m2p[mfn] = value
+            else:
+                raise XenError(ENOSYS)
+            self.done += 1
 
     def update(self, address: int, value: int, preserve_ad: bool) -> None:
         """Change the entry at a machine address, as the type of its frame demands.
@@ -68,7 +105,7 @@ class PageTables:
             if value & PRESENT:
                 target = (value & FRAME) >> PAGE_SHIFT
                 if target >= self._frames or not self._owner[target]:
-                    raise XenError(EINVAL)
+                    raise XenError(EPERM if target >= self._frames else EBUSY)
                 if preserve_ad:
                     value |= self._words[index] & (ACCESSED | DIRTY)
             self._words[index] = value
@@ -119,48 +156,53 @@ class PageTables:
             raise
 
     def _validate(self, mfn: int, level: int) -> None:
+        words = self._words
         first = mfn * ENTRIES
-        entries = self._words[first : first + ENTRIES].tolist()
         if level == L1:
             frames = self._frames
             owner = self._owner
-            for entry in entries:
+            for index in range(ENTRIES):
+                entry = words[first + index]
                 if entry & PRESENT:
                     target = (entry & FRAME) >> PAGE_SHIFT
                     if target >= frames or not owner[target]:
                         raise XenError(EINVAL)
             return
-        if level == L4:
-            entries[FIRST_XEN_SLOT:END_XEN_SLOT] = [0] * (END_XEN_SLOT - FIRST_XEN_SLOT)
-        taken = []
+        taken = 0
         try:
-            for entry in entries:
-                if entry & PRESENT:
+            for index in range(ENTRIES):
+                entry = words[first + index]
+                if entry & PRESENT and not (
+                    level == L4 and FIRST_XEN_SLOT <= index < END_XEN_SLOT
+                ):
                     self._get_child(entry, level)
-                    taken.append(entry)
+                taken = index + 1
         except XenError:
-            for entry in taken:
-                self._put((entry & FRAME) >> PAGE_SHIFT)
+            self._put_children(mfn, level, taken)
             raise
         if level == L4:
             self.memory.install_xen_slots(mfn)
 
     def _put(self, mfn: int) -> None:
-        """Give up one use of a table."""
-        count = self._counts[mfn] - 1
-        self._counts[mfn] = count
-        if count:
+        """Give up one use of a table.
+
+        Raises DomainCrash if there is none: the guest has changed a table behind our back.
+        """
+        if mfn >= self._frames or not self._counts[mfn]:
+            raise DomainCrash(f"frame {mfn:#x} is no page table, but an entry says so")
+        self._counts[mfn] -= 1
+        if self._counts[mfn]:
             return
         level = self.types[mfn]
         self.types[mfn] = WRITABLE
-        if level == L1:
-            return
-        first = mfn * ENTRIES
-        entries = self._words[first : first + ENTRIES].tolist()
-        if level == L4:
-            del entries[FIRST_XEN_SLOT:END_XEN_SLOT]
-        for entry in entries:
-            if entry & PRESENT:
+        if level != L1:
+            self._put_children(mfn, level, ENTRIES)
+
+    def _put_children(self, mfn: int, level: int, end: int) -> None:
+        """Give up the tables that the first ``end`` entries of a table point at."""
+        for index in range(end):
+            entry = self._words[mfn * ENTRIES + index]
+            if entry & PRESENT and not (level == L4 and FIRST_XEN_SLOT <= index < END_XEN_SLOT):
                 self._put((entry & FRAME) >> PAGE_SHIFT)
 
     # Uses from outside the tables

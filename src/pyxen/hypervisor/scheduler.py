@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which vCPU runs, and when waiting ends.
 
-The vCPUs of a domain share one thread. A vCPU runs until it blocks, yields or its time slice is over while another one could
-run. When none can run, the thread sleeps until the next deadline or until something is posted from another thread. While guest
-code runs nobody looks at the clock, so the *alarm*, a thread of its own that only sleeps, kicks the engine when the
-next deadline has come.
+The vCPUs of a domain share one thread. A vCPU runs until it blocks, yields or its time slice is
+over while another one could run. When none can run, the thread sleeps until the next deadline or
+until something is posted from another thread. While guest code runs nobody looks at the clock, so
+the *alarm*, a thread of its own that only sleeps, kicks the engine when the next deadline has
+come.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 TIME_SLICE: Final = 10_000_000
-_KICK_INTERVAL: Final = 0.001
 _LONG: Final = 10.0
 
 
@@ -68,13 +68,9 @@ class Alarm:
                     self._condition.wait(min(wait, _LONG))
                     self._waiting_for = NO_DEADLINE
                     continue
+                if self._deadline == deadline:
+                    self._deadline = NO_DEADLINE
             self._domain.ring()
-            if not self._domain.engine.kick_pending and self._deadline == deadline:
-                self._deadline = NO_DEADLINE
-            else:
-                # A kick may get lost while the engine starts: once more.
-                with self._condition:
-                    self._condition.wait(_KICK_INTERVAL)
 
 
 class Scheduler:
@@ -106,6 +102,8 @@ class Scheduler:
         while not domain.stopping:
             self._wake.clear()
             domain.attend()
+            if self._stopping():
+                return
             vcpu = self._next()
             if vcpu is None:
                 self._idle()
@@ -114,10 +112,14 @@ class Scheduler:
             vcpu.set_runstate(RUNSTATE_running, now)
             self._start_slice(now)
             domain.traps.return_to_guest(vcpu)
-            start = perf_counter_ns()
-            engine.run(vcpu.cpu)
-            counters.engine_ns += perf_counter_ns() - start
+            if vcpu.runnable and not self._stopping():
+                start = perf_counter_ns()
+                engine.run(vcpu.cpu)
+                counters.engine_ns += perf_counter_ns() - start
             vcpu.set_runstate(vcpu.waiting_state(), domain.clock.now())
+
+    def _stopping(self) -> bool:
+        return bool(self._domain.stopping)
 
     def yield_slice(self) -> None:
         """The running vCPU gives the rest of its slice to another one."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.vcpu import (
     RUNSTATE_NAMES,
+    VCPU_RUNSTATE_INFO,
+    XEN_RUNSTATE_UPDATE,
     RUNSTATE_blocked,
     RUNSTATE_offline,
     RUNSTATE_runnable,
-    VCPU_RUNSTATE_INFO,
-    XEN_RUNSTATE_UPDATE,
 )
 from pyxen.abi.xen import VCPU_INFO
 from pyxen.errors import XenError
@@ -20,7 +20,7 @@ from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.emulate.privileged import guest_cr4
 
 if TYPE_CHECKING:
-    from pyxen.engine.protocol import Cpu
+    from pyxen.engine.cpu import Cpu
     from pyxen.hypervisor.domain import Domain
 
 TRAPS: Final = 256
@@ -36,11 +36,12 @@ NO_DEADLINE: Final = 0
 class Vcpu:
     """All attributes are plain data, so that a vCPU can be saved and restored.
 
-    ``info`` is the machine address of its ``vcpu_info``. Times are system time in ns.
+    ``info`` is the machine address of its ``vcpu_info``, ``words`` machine memory. Times are system time in ns.
     """
 
     def __init__(self, domain: Domain, index: int, cpu: Cpu, info: int) -> None:
         self.domain = domain
+        self.words = domain.memory.words
         self.index = index
         self.cpu = cpu
         self.info = info

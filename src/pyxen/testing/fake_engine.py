@@ -180,10 +180,6 @@ class FakeEngine:
     def kick(self) -> None:
         self._kick.set()
 
-    @property
-    def kick_pending(self) -> bool:
-        return self._kick.is_set()
-
     def flush_tlb(self) -> None:
         self.flushes.append(None)
 

@@ -28,8 +28,8 @@ _REGISTERS = (
 
 def check_state_layout() -> None:
     """Raises PyxenError naming the first register that is not where it should be."""
-    import unicorn  # noqa: PLC0415
-    from unicorn import x86_const  # noqa: PLC0415
+    import unicorn
+    from unicorn import x86_const
 
     uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
     uc.reg_read(x86_const.UC_X86_REG_RAX)  # any call that makes it create its CPU

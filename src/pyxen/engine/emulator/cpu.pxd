@@ -13,9 +13,9 @@ cdef class EmulatedCpu(Cpu):
     cdef object _engine
 
     @cython.locals(state=EmulatedRegisters)
-    cpdef int enter_kernel(self, unsigned int cs, unsigned int ss) except -1
+    cpdef void enter_kernel(self, unsigned int cs, unsigned int ss) except *
     @cython.locals(state=EmulatedRegisters)
-    cpdef int enter_user(self, unsigned int cs, unsigned int ss, bint long_mode) except -1
-    cpdef int load_kernel_page_table(self, unsigned long long address) except -1
-    cpdef int load_user_page_table(self, unsigned long long address) except -1
+    cpdef void enter_user(self, unsigned int cs, unsigned int ss, bint long_mode) except *
+    cpdef void load_kernel_page_table(self, unsigned long long address) except *
+    cpdef void load_user_page_table(self, unsigned long long address) except *
     cpdef bint restore_privilege(self) except *

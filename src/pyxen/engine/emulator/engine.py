@@ -56,8 +56,8 @@ class EmulatorEngine:
     name = "emulator"
 
     def __init__(self, ram_pages: int, vcpus: int) -> None:
-        import unicorn  # noqa: PLC0415 (loads 24 MB)
-        from unicorn import x86_const  # noqa: PLC0415
+        import unicorn
+        from unicorn import x86_const
 
         self._library = library.load()
         self._start = self._library.uc_emu_start
@@ -84,8 +84,7 @@ class EmulatorEngine:
         self._install_hooks(unicorn, x86_const)
         self._handler: TrapHandler
         self._failure: BaseException | None = None
-        self._kick = False
-        self._running = False
+        self._kick = library.kick_byte()
 
         self.cpus = [EmulatedCpu(self, index) for index in range(vcpus)]
         for cpu in self.cpus:
@@ -101,15 +100,10 @@ class EmulatorEngine:
     def run(self, cpu: Cpu) -> None:
         if cpu.index != self._current.index:
             self._switch(self.cpus[cpu.index])
-        if self._kick:
-            self._kick = False
-            return
         state = self._state
         state.pack_flags()
-        self._running = True
         error = self._start(self._handle, state.words[RIP], 0, 0, 0)
-        self._running = False
-        self._kick = False
+        self._kick[0] = 0
         state.unpack_flags()
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -121,13 +115,7 @@ class EmulatorEngine:
         self._stop(self._handle)
 
     def kick(self) -> None:
-        self._kick = True
-        if self._running:
-            self._stop(self._handle)
-
-    @property
-    def kick_pending(self) -> bool:
-        return self._kick
+        self._kick[0] = 1
 
     def _switch(self, cpu: EmulatedCpu) -> None:
         self._state.settle_flags()
@@ -143,7 +131,7 @@ class EmulatorEngine:
         self._tlb_flush(self._cpu_object)
 
     def _describe(self, error: int) -> str:
-        import unicorn  # noqa: PLC0415
+        import unicorn
 
         reason = str(unicorn.UcError(error))
         return f"the emulator cannot go on at {self._state.words[RIP]:#x}: {reason}"
@@ -194,7 +182,7 @@ class EmulatorEngine:
             else:
                 cpu.restore_privilege()
                 self._handler.hypercall(cpu)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._fail(error)
         words[RIP] = words[RIP] - _SYSCALL_LENGTH & _MASK
 
@@ -213,7 +201,7 @@ class EmulatorEngine:
                 if cpu.user_mode:
                     error_code |= _PAGE_FAULT_USER
             self._handler.exception(cpu, vector, error_code, software)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._fail(error)
 
     def _on_invalid(self, _handle: int, _data: int | None) -> bool:
@@ -222,28 +210,28 @@ class EmulatorEngine:
         try:
             cpu.restore_privilege()
             self._handler.exception(cpu, _INVALID_OPCODE, 0, False)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._fail(error)
         return True
 
     def _on_cpuid(self, _handle: int, _data: int | None) -> int:
         try:
             self._handler.cpuid(self._current)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._fail(error)
         return 1
 
     def _on_in(self, _handle: int, port: int, size: int, _data: int | None) -> int:
         try:
             return self._handler.port_in(self._current, port & 0xFFFF, size)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._fail(error)
             return 0
 
     def _on_out(self, _handle: int, port: int, size: int, value: int, _data: int | None) -> None:
         try:
             self._handler.port_out(self._current, port & 0xFFFF, size, value)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._fail(error)
 
     # Translations and translated code

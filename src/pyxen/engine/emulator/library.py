@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The unicorn library: load it, make it fit, and prove what we assume about it.
 
-Three things of its inside are used, all of version 2.1.4:
+Four things of its inside are used, all of version 2.1.4:
 
 - the layout of the CPU state (``state``), read and written in place;
 - exported functions below the public interface: TLB flushes of one set of translations, flags;
-- ``check_exit_request``, which unicorn emits after *every* guest load and store. A stop that is taken there
-  executes an instruction a second time whose store has already been done. The function is reached
-  through the procedure linkage table, so its slot is pointed at a bare ``ret``: what is left is the check at the start of
-  each translation block, where the state is whole. (Guest code also gets twice as fast.)
+- ``check_exit_request``, which makes unicorn look for a stop after *every* guest load and store.
+  A stop that is taken there executes an instruction a second time whose store has already been
+  done. The function is reached through the procedure linkage table, so its slot is pointed at a
+  bare ``ret``: what is left is the look at the start of each translation block, where the state
+  is whole. (Guest code also gets twice as fast.)
+- ``helper_check_exit_request``, which is that look. The two places that hold its address are
+  pointed at a few instructions of ours, which test a byte, the *kick*, and call the original only
+  if it is set. That is cheaper, and a kick is a store to memory: it cannot get lost while the
+  engine starts, as a call of ``uc_emu_stop`` can.
 
 ``self_check`` verifies all of it, so that another build of the library gives a clear error and
 never a corrupted guest.
@@ -32,12 +37,35 @@ _UC_CPU: Final = 0x1B8
 _CPU_ENV: Final = 0x8A50
 
 _EXIT_CHECK: Final = "check_exit_request_x86_64"
+_EXIT_HELPER: Final = "helper_check_exit_request_x86_64"
+_R_X86_64_64: Final = 1
+_R_X86_64_GLOB_DAT: Final = 6
 _R_X86_64_JUMP_SLOT: Final = 7
-_DT_JMPREL, _DT_PLTRELSZ, _DT_SYMTAB = 23, 2, 6
-_PT_LOAD, _PT_DYNAMIC = 1, 2
+_DT_JMPREL, _DT_PLTRELSZ, _DT_SYMTAB, _DT_STRTAB = 23, 2, 6, 5
+_DT_RELA, _DT_RELASZ = 7, 8
+_RELOCATION: Final = struct.Struct("<QQq")
+_SYMBOL_SIZE: Final = 24
+_PT_DYNAMIC, _PT_GNU_RELRO = 2, 0x6474E552
+_READ, _WRITE, _EXECUTE = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
 
-# ret at 0; rdtsc; shl rdx, 32; or rax, rdx; ret at 16.
-_MACHINE_CODE: Final = b"\xc3".ljust(16, b"\x90") + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3"
+# Our machine code: a page that is executable, and one behind it for data.
+_RET: Final = 0
+_READ_TSC: Final = 16
+_LOOK: Final = 32
+_KICK: Final = mmap.PAGESIZE
+_POINTERS: Final = mmap.PAGESIZE + 64
+
+_MACHINE_CODE: Final = (
+    b"\xc3".ljust(16, b"\x90")
+    # rdtsc; shl $32, %rdx; or %rdx, %rax; ret
+    + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3".ljust(16, b"\x90")
+    # cmpb $0, kick(%rip); jne 1f; ret
+    + b"\x80\x3d" + struct.pack("<i", _KICK - _LOOK - 7) + b"\x00\x75\x01\xc3"
+    # 1: push %rdi; push %rsi; sub $8, %rsp; call *uc_emu_stop(%rip)
+    + b"\x57\x56\x48\x83\xec\x08\xff\x15" + struct.pack("<i", _POINTERS - _LOOK - 22)
+    # add $8, %rsp; pop %rsi; pop %rdi; jmp *helper(%rip)
+    + b"\x48\x83\xc4\x08\x5e\x5f\xff\x25" + struct.pack("<i", _POINTERS + 8 - _LOOK - 34)
+)  # fmt: skip
 
 _keep_alive: list[object] = []
 
@@ -82,30 +110,66 @@ def _declare(library: ctypes.CDLL) -> None:
 
 @functools.cache
 def _machine_code() -> int:
-    """Address of our few bytes of machine code."""
-    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    page.write(_MACHINE_CODE)
-    anchor = ctypes.c_char.from_buffer(page)
-    _keep_alive.extend((page, anchor))
+    """Address of our machine code; its data page follows."""
+    pages = mmap.mmap(-1, 2 * mmap.PAGESIZE, prot=_READ | _WRITE | _EXECUTE)
+    pages.write(_MACHINE_CODE)
+    anchor = ctypes.c_char.from_buffer(pages)
+    _keep_alive.extend((pages, anchor))
     return ctypes.addressof(anchor)
 
 
 @functools.cache
 def tsc_reader() -> Any:
     """A function that executes RDTSC; the guest's RDTSC shows the same counter."""
-    return ctypes.PYFUNCTYPE(ctypes.c_uint64)(_machine_code() + 16)
+    return ctypes.PYFUNCTYPE(ctypes.c_uint64)(_machine_code() + _READ_TSC)
+
+
+@functools.cache
+def kick_byte() -> memoryview:
+    """One byte: not 0 makes the guest code that runs stop at the start of its next block.
+
+    There is one for the process: all engines in it stop.
+    """
+    byte = (ctypes.c_uint8 * 1).from_address(_machine_code() + _KICK)
+    return memoryview(byte).cast("B")
 
 
 def _disable_exit_check(library: ctypes.CDLL) -> None:
-    path, base = _mapping(ctypes.cast(library.uc_emu_start, ctypes.c_void_p).value or 0)
+    path, base = _mapping(_address_of(library, "uc_emu_start"))
+    tags, relro = _read_headers(path, base)
+    check = _find_slots(base, tags, _address_of(library, _EXIT_CHECK) - base, _DT_JMPREL)
+    helper = _address_of(library, _EXIT_HELPER)
+    pointers = _find_slots(base, tags, helper - base, _DT_RELA)
+    if len(check) != 1 or len(pointers) != 2:
+        raise PyxenError(
+            f"emulator: this build of unicorn has {len(check)} and {len(pointers)} references "
+            f"to its exit checks, expected 1 and 2"
+        )
+    code = _machine_code()
+    ctypes.c_uint64.from_address(code + _POINTERS).value = _address_of(library, "uc_emu_stop")
+    ctypes.c_uint64.from_address(code + _POINTERS + 8).value = helper
+    _protect(base + relro[0], relro[1], _READ | _WRITE)
+    ctypes.c_uint64.from_address(base + check[0]).value = code + _RET
+    for pointer in pointers:
+        ctypes.c_uint64.from_address(base + pointer).value = code + _LOOK
+    _protect(base + relro[0], relro[1], _READ)
+
+
+def _address_of(library: ctypes.CDLL, name: str) -> int:
     try:
-        target = ctypes.cast(getattr(library, _EXIT_CHECK), ctypes.c_void_p).value or 0
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
     except AttributeError:
-        raise PyxenError(f"emulator: this build of unicorn does not export {_EXIT_CHECK}") from None
-    slot = _linkage_slot(path, base, target - base)
-    if not slot:
-        raise PyxenError(f"emulator: this build of unicorn does not call {_EXIT_CHECK} by linkage")
-    ctypes.c_uint64.from_address(base + slot).value = _machine_code()
+        raise PyxenError(f"emulator: this build of unicorn does not export {name}") from None
+
+
+def _protect(address: int, size: int, protection: int) -> None:
+    start = address & -mmap.PAGESIZE
+    end = address + size & -mmap.PAGESIZE
+    libc = ctypes.CDLL(None, use_errno=True)
+    arguments = (ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_int(protection))
+    if end > start and libc.mprotect(*arguments):
+        reason = os.strerror(ctypes.get_errno())
+        raise PyxenError(f"emulator: the library cannot be made to fit: mprotect: {reason}")
 
 
 def _mapping(address: int) -> tuple[str, int]:
@@ -125,24 +189,51 @@ def _mapping(address: int) -> tuple[str, int]:
     return path, lowest[path]
 
 
-def _linkage_slot(path: str, base: int, value: int) -> int:
-    """Offset of the linkage slot of the function whose symbol has this value, or 0."""
+def _read_headers(path: str, base: int) -> tuple[dict[int, int], tuple[int, int]]:
+    """The dynamic tags of the library that is mapped at ``base``, and its RELRO segment."""
     with open(path, "rb") as file:
         header = file.read(64)
         (table,) = struct.unpack_from("<Q", header, 32)
         size, count = struct.unpack_from("<HH", header, 54)
         file.seek(table)
-        segments = list(struct.iter_unpack("<IIQQQQQQ", file.read(size * count)))
-    dynamic = next((address, length) for kind, _, _, address, _, length, *_ in segments if kind == _PT_DYNAMIC)
-    tags = dict(struct.iter_unpack("<QQ", ctypes.string_at(base + dynamic[0], dynamic[1])))
-    relocations = ctypes.string_at(tags[_DT_JMPREL], tags[_DT_PLTRELSZ])
-    symbols = tags[_DT_SYMTAB]
-    for offset, info, _ in struct.iter_unpack("<QQq", relocations):
-        if info & 0xFFFFFFFF != _R_X86_64_JUMP_SLOT:
-            continue
-        if ctypes.c_uint64.from_address(symbols + 24 * (info >> 32) + 8).value == value:
-            return int(offset)
-    return 0
+        segments = {
+            kind: rest for kind, *rest in struct.iter_unpack("<IIQQQQQQ", file.read(size * count))
+        }
+    if _PT_DYNAMIC not in segments or _PT_GNU_RELRO not in segments:
+        raise PyxenError(f"emulator: {path} lacks a dynamic or a RELRO segment")
+    _, _, address, _, _, length, _ = segments[_PT_DYNAMIC]
+    tags = dict(struct.iter_unpack("<QQ", ctypes.string_at(base + address, length)))
+    _, _, address, _, _, length, _ = segments[_PT_GNU_RELRO]
+    return tags, (address, length)
+
+
+def _find_slots(base: int, tags: dict[int, int], value: int, table: int) -> list[int]:
+    """Offsets of the words that the dynamic linker has filled with the address of a symbol."""
+    size = tags[_DT_PLTRELSZ if table == _DT_JMPREL else _DT_RELASZ]
+    relocations = ctypes.string_at(tags[table], size)
+    symbol = _symbol_number(tags, value)
+    kinds = (_R_X86_64_JUMP_SLOT,) if table == _DT_JMPREL else (_R_X86_64_64, _R_X86_64_GLOB_DAT)
+    slots = []
+    for kind in kinds:
+        wanted = struct.pack("<Q", symbol << 32 | kind)
+        position = relocations.find(wanted)
+        while position >= 0:
+            if position % _RELOCATION.size == 8:
+                slots.append(_RELOCATION.unpack_from(relocations, position - 8)[0])
+            position = relocations.find(wanted, position + 1)
+    return slots
+
+
+def _symbol_number(tags: dict[int, int], value: int) -> int:
+    """Number of the dynamic symbol with this value. The string table follows the symbols."""
+    symbols = ctypes.string_at(tags[_DT_SYMTAB], tags[_DT_STRTAB] - tags[_DT_SYMTAB])
+    wanted = struct.pack("<Q", value)
+    position = symbols.find(wanted)
+    while position >= 0:
+        if position % _SYMBOL_SIZE == 8:
+            return position // _SYMBOL_SIZE
+        position = symbols.find(wanted, position + 1)
+    raise PyxenError("emulator: unicorn's symbols are not where expected")
 
 
 def state_address(handle: int) -> tuple[int, int]:

@@ -15,7 +15,8 @@ cdef class EmulatedRegisters(Registers):
 
     @cython.locals(operation=cython.uint, codes=cython.ulonglong, flags=cython.ulonglong)
     cpdef unsigned long long read_flags(self) except? 1
-    cpdef int write_flags(self, unsigned long long value) except -1
+    cpdef void write_flags(self, unsigned long long value) except *
+    cpdef void copy_from(self, EmulatedRegisters other) except *
     cpdef settle_flags(self)
     cpdef pack_flags(self)
     cpdef unpack_flags(self)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """unicorn's CPU state (QEMU 5.0's CPUX86State) as two arrays, of 64-bit and of 32-bit words.
 
-The positions of ``engine.registers`` are those of this structure. Condition codes are lazy: the last
-operation and its operands are kept, and the flags are computed when somebody asks.
-``hflags`` are the bits of CPU state that translated code depends on.
+The positions of ``engine.registers`` are those of this structure. Condition codes are lazy: the
+last operation and its operands are kept, and the flags are computed when somebody asks. ``hflags``
+are the bits of CPU state that translated code depends on.
 """
 
 from __future__ import annotations

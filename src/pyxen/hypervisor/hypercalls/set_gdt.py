@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """set_gdt: the frames of the guest's descriptor table.
 
-Xen maps them at an address of its own; descriptors from FIRST_RESERVED_GDT_ENTRY on are Xen's. Those of the guest
-are made harmless: the privilege level becomes 3, the accessed bit is set.
+Xen maps them at an address of its own; descriptors from FIRST_RESERVED_GDT_ENTRY on are Xen's.
+Those of the guest are made harmless: the privilege level becomes 3, the accessed bit is set.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ _LATER: Final = 100_000_000
 def set_timer_op(vcpu: Vcpu, deadline: int) -> int:
     """``deadline`` is system time in ns; 0 stops the timer, one that is over fires at once.
 
-    Linux computed a deadline from a jiffies value that had overflowed: so far in the future (or in the past, by sign),
-    Xen looks again in 100 ms.
+    Linux computed a deadline from a jiffies value that had overflowed: so far in the future (or in
+    the past, by sign), Xen looks again in 100 ms.
     """
     domain = vcpu.domain
     if not deadline:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compiles the trap path, where that is possible; everything else is in pyproject.toml.
+
+A module with a .pxd file beside it is compiled by Cython with the types in that file; the .py is
+the same with and without. Where there is no C compiler, or no header of Python, pyxen is installed
+without compiled parts and is slower.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path("src")
+# Modules of the trap path whose plain form is fast enough once it is compiled.
+UNTYPED = (
+    "engine/emulator/engine",
+    "hypervisor/hypercalls/mmu_update",
+    "hypervisor/hypercalls/mmuext_op",
+    "hypervisor/hypercalls/multicall",
+    "hypervisor/hypercalls/update_va_mapping",
+    "hypervisor/emulate/flags",
+    "hypervisor/emulate/operands",
+    "hypervisor/emulate/store",
+)
+DIRECTIVES = {
+    "language_level": 3,
+    "annotation_typing": False,  # "int" is any integer; C types stand in the .pxd files alone
+    "boundscheck": True,  # a guest may put any frame number into its tables
+    "wraparound": False,
+    "initializedcheck": False,
+}
+
+
+def modules() -> list[Extension]:
+    typed = [path.with_suffix("") for path in sorted((SOURCE / "pyxen").rglob("*.pxd"))]
+    untyped = [SOURCE / "pyxen" / name for name in UNTYPED]
+    return [
+        Extension(
+            ".".join(path.relative_to(SOURCE).parts),
+            [f"{path}.py"],
+            extra_compile_args=["-O2", "-g0", "-w"],
+        )
+        for path in typed + untyped
+    ]
+
+
+class OptionalBuild(build_ext):
+    """All of them or none: compiled modules rely on each other's C types."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # noqa: BLE001 (whatever a compiler may fail with)
+            print(f"pyxen: no compiled parts: {error}", file=sys.stderr)
+            for extension in self.extensions:
+                for built in (self.get_ext_fullpath(extension.name), self._in_place(extension)):
+                    Path(built).unlink(missing_ok=True)
+            self.extensions = []
+
+    def _in_place(self, extension: Extension) -> Path:
+        return SOURCE / self.get_ext_filename(extension.name)
+
+
+setup(
+    ext_modules=cythonize(modules(), compiler_directives=DIRECTIVES, nthreads=2, quiet=True),
+    cmdclass={"build_ext": OptionalBuild},
+)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Types for the compiled form of vcpu.py.
+
+from pyxen.engine.cpu cimport Cpu
+
+cdef class Vcpu:
+    cdef public object domain
+    cdef public unsigned long long[::1] words
+    cdef public int index
+    cdef public Cpu cpu
+    cdef public unsigned long long info
+    cdef public bint info_registered
+    cdef public bint initialised
+
+    cdef public unsigned long long[::1] trap_address
+    cdef public unsigned char[::1] trap_flags
+    cdef public unsigned short[::1] trap_cs
+    cdef public unsigned long long event_callback
+    cdef public unsigned long long failsafe_callback
+    cdef public bint failsafe_masks_events
+    cdef public unsigned long long syscall_callback
+    cdef public bint syscall_masks_events
+    cdef public unsigned long long syscall32_callback
+    cdef public unsigned long long sysenter_callback
+    cdef public unsigned long long nmi_callback
+    cdef public unsigned long long kernel_sp
+    cdef public unsigned int kernel_ss
+
+    cdef public unsigned long long kernel_table_mfn
+    cdef public unsigned long long user_table_mfn
+
+    cdef public unsigned int iopl
+    cdef public unsigned long long cr4
+    cdef public list debug_registers
+    cdef public unsigned long long ldt_base
+    cdef public unsigned int ldt_entries
+
+    cdef public bint up
+    cdef public bint blocked
+    cdef public object polling
+    cdef public object poll_deadline
+    cdef public object timer_deadline
+    cdef public int timer_port
+    cdef public object timer_period
+    cdef public object period_deadline
+
+    cdef public int runstate
+    cdef public object runstate_since
+    cdef public list runstate_times
+    cdef public unsigned long long runstate_area
