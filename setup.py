@@ -18,7 +18,6 @@ from setuptools.command.build_ext import build_ext
 SOURCE = Path("src")
 # Modules of the trap path whose plain form is fast enough once it is compiled.
 UNTYPED = (
-    "engine/emulator/engine",
     "hypervisor/hypercalls/mmu_update",
     "hypervisor/hypercalls/mmuext_op",
     "hypervisor/hypercalls/multicall",
@@ -39,13 +38,15 @@ DIRECTIVES = {
 def modules() -> list[Extension]:
     typed = [path.with_suffix("") for path in sorted((SOURCE / "pyxen").rglob("*.pxd"))]
     untyped = [SOURCE / "pyxen" / name for name in UNTYPED]
+    sources = [path.with_suffix(".py") for path in typed + untyped]
+    sources += sorted((SOURCE / "pyxen").rglob("*.pyx"))
     return [
         Extension(
-            ".".join(path.relative_to(SOURCE).parts),
-            [f"{path}.py"],
+            ".".join(path.relative_to(SOURCE).with_suffix("").parts),
+            [str(path)],
             extra_compile_args=["-O2", "-g0", "-w"],
         )
-        for path in typed + untyped
+        for path in sources
     ]
 
 
@@ -55,7 +56,7 @@ class OptionalBuild(build_ext):
     def run(self) -> None:
         try:
             super().run()
-        except Exception as error:  # noqa: BLE001 (whatever a compiler may fail with)
+        except Exception as error:  # whatever a compiler may fail with
             print(f"pyxen: no compiled parts: {error}", file=sys.stderr)
             for extension in self.extensions:
                 for built in (self.get_ext_fullpath(extension.name), self._in_place(extension)):

@@ -5,6 +5,8 @@ cimport cython
 
 from pyxen.engine.registers cimport Registers
 
+cdef unsigned int CR3, GS_BASE
+
 cdef class Cpu:
     cdef public int index
     cdef public Registers registers

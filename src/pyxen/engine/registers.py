@@ -32,14 +32,13 @@ CR0: Final = 53
 CR2: Final = 55
 CR3: Final = 56
 
+_GENERAL: Final = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+
 POSITIONS: Final = {
-    **{
-        name: number
-        for number, name in enumerate(
-            ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-            + ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-        )
-    },
+    **{name: number for number, name in enumerate(_GENERAL)},
     "rip": RIP,
     "es": 23,
     "cs": CS,

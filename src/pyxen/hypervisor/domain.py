@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.arch_x86_64 import FLAT_KERNEL_CS, FLAT_KERNEL_SS, XEN_LEGACY_MAX_VCPUS
 from pyxen.abi.xen import DOMID_SELF, VCPU_INFO
+from pyxen.engine.registers import RAX, RBX, RCX, RDX
 from pyxen.hypervisor.clock import Clock
 from pyxen.hypervisor.cpuid import CpuidPolicy
 from pyxen.hypervisor.events import EventChannels
@@ -173,13 +174,14 @@ class Domain:
 
     def cpuid_into(self, registers: Registers) -> None:
         """Answer CPUID for the leaf in eax, ecx."""
-        leaf = (registers.rax & 0xFFFFFFFF, registers.rcx & 0xFFFFFFFF)
+        words = registers.words
+        leaf = (words[RAX] & 0xFFFFFFFF, words[RCX] & 0xFFFFFFFF)
         answer = self._cpuid_answers.get(leaf)
         if answer is None:
             answer = self.cpuid.leaf(*leaf)
             if len(self._cpuid_answers) < _CPUID_ANSWERS:
                 self._cpuid_answers[leaf] = answer
-        registers.rax, registers.rbx, registers.rcx, registers.rdx = answer
+        words[RAX], words[RBX], words[RCX], words[RDX] = answer
 
     # Running
 

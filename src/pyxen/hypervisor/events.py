@@ -106,7 +106,7 @@ class EventChannels:
         return self._allocate(Port(EVTCHNSTAT_unbound, remote_domain=remote_domain))
 
     def bind_back_end(self, notify: Callable[[], None]) -> int:
-        """A port whose other end is a back end in domain 0; ``notify`` hears what the guest sends."""
+        """A port whose other end is a back end in domain 0; ``notify`` hears the guest's events."""
         return self._allocate(
             Port(EVTCHNSTAT_interdomain, remote_domain=BACK_END_DOMAIN, notify=notify)
         )
@@ -177,7 +177,7 @@ class EventChannels:
         port.vcpu = vcpu
 
     def close(self, number: int) -> None:
-        """Raises EINVAL for a port that is closed. A back end is not told; it finds nobody there."""
+        """Raises EINVAL for a closed port. A back end is not told; it finds nobody there."""
         port = self._find(number)
         if port.state == EVTCHNSTAT_virq and port.virq == VIRQ_TIMER:
             self._domain.vcpus[port.vcpu].timer_port = 0

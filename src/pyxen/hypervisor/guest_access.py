@@ -56,7 +56,11 @@ def _check_range(address: int, size: int) -> None:
     if address < _LOW_END:
         if end > _LOW_END:
             raise XenError(EFAULT)
-    elif address < _HIGH_START or end > _END or (address < HYPERVISOR_VIRT_END and end > HYPERVISOR_VIRT_START):
+    elif (
+        address < _HIGH_START
+        or end > _END
+        or (address < HYPERVISOR_VIRT_END and end > HYPERVISOR_VIRT_START)
+    ):
         raise XenError(EFAULT)
 
 

@@ -125,7 +125,7 @@ class Memory:
         return mfn
 
     def _map_per_domain_area(self, vcpus: int) -> int:
-        """Build the tables of the per-domain slot. Returns the index in ``words`` of its L1 entries.
+        """Build the tables of the per-domain slot. Returns where in ``words`` its L1 entries are.
 
         They lie in consecutive frames, so that entry ``32 * vcpu + page`` is found by addition.
         """

@@ -53,6 +53,8 @@ cdef class PageTables:
     cpdef void _put_children(
         self, unsigned long long mfn, unsigned long long level, unsigned long long end
     ) except *
+    cpdef void pin(self, unsigned long long mfn, unsigned long long level) except *
+    cpdef void unpin(self, unsigned long long mfn) except *
     @cython.locals(entry=cython.ulonglong, shift=cython.int)
     cpdef unsigned long long find_l1_entry(
         self, unsigned long long table, unsigned long long address

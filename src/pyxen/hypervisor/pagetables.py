@@ -70,7 +70,7 @@ class PageTables:
     def apply(self, first: int, count: int) -> None:
         """Carry out requests of ``mmu_update`` that lie at this position of ``memory.words``.
 
-        Adds to ``done`` for each. Raises EINVAL for a refused one, ENOSYS for an unknown command.
+        Adds to ``done`` for each. Raises what ``update`` does, and ENOSYS for an unknown command.
         """
         words = self._words
         for number in range(count):
@@ -94,7 +94,8 @@ class PageTables:
         """Change the entry at a machine address, as the type of its frame demands.
 
         ``preserve_ad`` keeps the accessed and dirty bits that the CPU has set meanwhile. Raises
-        EINVAL for a frame that is not the domain's and for an entry that it may not have.
+        EINVAL for a frame that is not the domain's and for an entry that it may not have; in an L1
+        table, EBUSY for an entry that maps a frame of Xen's and EPERM for one beyond memory.
         """
         mfn = address >> PAGE_SHIFT
         if mfn >= self._frames or self._owner[mfn] != DOMAIN or address & 7:
@@ -172,9 +173,7 @@ class PageTables:
         try:
             for index in range(ENTRIES):
                 entry = words[first + index]
-                if entry & PRESENT and not (
-                    level == L4 and FIRST_XEN_SLOT <= index < END_XEN_SLOT
-                ):
+                if entry & PRESENT and not (level == L4 and FIRST_XEN_SLOT <= index < END_XEN_SLOT):
                     self._get_child(entry, level)
                 taken = index + 1
         except XenError:

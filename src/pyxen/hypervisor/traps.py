@@ -39,9 +39,9 @@ from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.cpuid import is_forced_cpuid
 from pyxen.hypervisor.crash import DomainCrash
+from pyxen.hypervisor.dispatcher import Dispatcher
 from pyxen.hypervisor.emulate.privileged import emulate_privileged
 from pyxen.hypervisor.emulate.store import emulate_store
-from pyxen.hypervisor.dispatcher import Dispatcher
 from pyxen.hypervisor.memory import VCPU_PAGES
 from pyxen.hypervisor.page_flags import ADDRESS_MASK, FRAME, PAGE_SIZE, PRESENT, RW
 from pyxen.hypervisor.pagetables import L1

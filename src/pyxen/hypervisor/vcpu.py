@@ -36,7 +36,8 @@ NO_DEADLINE: Final = 0
 class Vcpu:
     """All attributes are plain data, so that a vCPU can be saved and restored.
 
-    ``info`` is the machine address of its ``vcpu_info``, ``words`` machine memory. Times are system time in ns.
+    ``info`` is the machine address of its ``vcpu_info``, ``words`` machine memory. Times are
+    system time in ns.
     """
 
     def __init__(self, domain: Domain, index: int, cpu: Cpu, info: int) -> None:

@@ -20,9 +20,9 @@ from pyxen.engine.registers import RFLAGS
 from pyxen.errors import PyxenError
 
 _REGISTERS = (
-    ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-    + ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-    + ("rip", "fs_base", "gs_base", "cr2", "cr3")
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rip", "fs_base", "gs_base", "cr2", "cr3",
 )  # fmt: skip
 
 

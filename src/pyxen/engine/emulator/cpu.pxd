@@ -6,6 +6,9 @@ cimport cython
 from pyxen.engine.cpu cimport Cpu
 from pyxen.engine.emulator.state cimport EmulatedRegisters
 
+cdef unsigned int CR3, CS, SS, CS_FLAGS, SS_FLAGS, HFLAGS
+cdef unsigned int _CODE64, _CODE32, _DATA, _KERNEL, _USER64, _USER32, _PRIVILEGE
+
 cdef class EmulatedCpu(Cpu):
     cdef public EmulatedRegisters storage
     cdef public EmulatedRegisters state

@@ -9,6 +9,7 @@ and re-entering it would cost more than most traps.
 from __future__ import annotations
 
 import ctypes
+import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from pyxen.engine.emulator import library
@@ -50,8 +51,18 @@ _out_callback = ctypes.CFUNCTYPE(
 )
 
 
+def compiled_callbacks() -> dict[str, int] | None:
+    """The callbacks of ``callbacks.pyx``, which are quicker than those that ctypes makes."""
+    try:
+        module = importlib.import_module("pyxen.engine.emulator.callbacks")
+    except ModuleNotFoundError:
+        return None
+    addresses: dict[str, int] = module.addresses()
+    return addresses
+
+
 class EmulatorEngine:
-    """See ``protocol.Engine``."""
+    """See ``protocol.Engine``. The ``on_…`` methods are what unicorn calls."""
 
     name = "emulator"
 
@@ -82,7 +93,6 @@ class EmulatorEngine:
         self._state_address = address
         self._state = EmulatedRegisters(address)
         self._install_hooks(unicorn, x86_const)
-        self._handler: TrapHandler
         self._failure: BaseException | None = None
         self._kick = library.kick_byte()
 
@@ -93,7 +103,7 @@ class EmulatorEngine:
         self._adopt(self._current)
 
     def set_handler(self, handler: TrapHandler) -> None:
-        self._handler = handler
+        self._handler: TrapHandler = handler
 
     # Running
 
@@ -106,7 +116,8 @@ class EmulatorEngine:
         self._kick[0] = 0
         state.unpack_flags()
         if self._failure is not None:
-            failure, self._failure = self._failure, None
+            failure = self._failure
+            self._failure = None
             raise failure
         if error:
             raise EngineError(self._describe(error))
@@ -139,32 +150,48 @@ class EmulatorEngine:
     # Traps. unicorn never clears old_exception, and takes a second fault for a double fault.
 
     def _install_hooks(self, unicorn: Any, x86_const: Any) -> None:
-        def instruction(number: int) -> tuple[int, int]:
-            return unicorn.UC_HOOK_INSN, number
-
-        hooks: tuple[tuple[tuple[int, ...], Any], ...] = (
-            ((unicorn.UC_HOOK_INTR,), _interrupt_callback(self._on_interrupt)),
-            ((unicorn.UC_HOOK_INSN_INVALID,), _invalid_callback(self._on_invalid)),
-            (instruction(x86_const.UC_X86_INS_SYSCALL), _syscall_callback(self._on_syscall)),
-            (instruction(x86_const.UC_X86_INS_CPUID), _cpuid_callback(self._on_cpuid)),
-            (instruction(x86_const.UC_X86_INS_IN), _in_callback(self._on_in)),
-            (instruction(x86_const.UC_X86_INS_OUT), _out_callback(self._on_out)),
+        """``user_data`` of the compiled callbacks is this engine itself."""
+        callbacks = compiled_callbacks() or self._make_callbacks()
+        hooks = (
+            (unicorn.UC_HOOK_INTR, None, callbacks["interrupt"]),
+            (unicorn.UC_HOOK_INSN_INVALID, None, callbacks["invalid"]),
+            (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_SYSCALL, callbacks["syscall"]),
+            (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_CPUID, callbacks["cpuid"]),
+            (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_IN, callbacks["port_in"]),
+            (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_OUT, callbacks["port_out"]),
         )
-        self._callbacks = [callback for _, callback in hooks]
-        for (kind, *extra), callback in hooks:
+        for kind, instruction, address in hooks:
             hook = ctypes.c_size_t()
             error = self._library.uc_hook_add(
                 ctypes.c_void_p(self._handle),
                 ctypes.byref(hook),
                 ctypes.c_int(kind),
-                ctypes.cast(callback, ctypes.c_void_p),
-                ctypes.c_void_p(0),
+                ctypes.c_void_p(address),
+                ctypes.c_void_p(id(self)),
                 ctypes.c_uint64(1),  # begin above end: everywhere
                 ctypes.c_uint64(0),
-                *(ctypes.c_int(number) for number in extra),
+                *(() if instruction is None else (ctypes.c_int(instruction),)),
             )
             if error:
                 raise EngineError(f"the emulator refuses a hook: {unicorn.UcError(error)}")
+
+    def _make_callbacks(self) -> dict[str, int]:
+        """Addresses of C functions that call our methods."""
+        functions = {
+            "interrupt": _interrupt_callback(lambda _uc, vector, _data: self.on_interrupt(vector)),
+            "invalid": _invalid_callback(lambda _uc, _data: self.on_invalid()),
+            "syscall": _syscall_callback(lambda _uc, _data: self.on_syscall()),
+            "cpuid": _cpuid_callback(lambda _uc, _data: self.on_cpuid()),
+            "port_in": _in_callback(lambda _uc, port, size, _data: self.on_in(port, size)),
+            "port_out": _out_callback(
+                lambda _uc, port, size, value, _data: self.on_out(port, size, value)
+            ),
+        }
+        self._callbacks = list(functions.values())
+        return {
+            name: ctypes.cast(function, ctypes.c_void_p).value or 0
+            for name, function in functions.items()
+        }
 
     def _fail(self, error: BaseException) -> None:
         """Let ``run`` raise it: an exception cannot pass through unicorn's frames."""
@@ -172,7 +199,7 @@ class EmulatorEngine:
             self._failure = error
         self._stop(self._handle)
 
-    def _on_syscall(self, _handle: int, _data: int | None) -> None:
+    def on_syscall(self) -> None:
         words = self._state.words
         cpu = self._current
         try:
@@ -186,7 +213,7 @@ class EmulatorEngine:
             self._fail(error)
         words[RIP] = words[RIP] - _SYSCALL_LENGTH & _MASK
 
-    def _on_interrupt(self, _handle: int, vector: int, _data: int | None) -> None:
+    def on_interrupt(self, vector: int) -> None:
         halves = self._state.halves
         cpu = self._current
         halves[OLD_EXCEPTION] = _NO_EXCEPTION
@@ -204,7 +231,7 @@ class EmulatorEngine:
         except BaseException as error:
             self._fail(error)
 
-    def _on_invalid(self, _handle: int, _data: int | None) -> bool:
+    def on_invalid(self) -> bool:
         self._state.halves[OLD_EXCEPTION] = _NO_EXCEPTION
         cpu = self._current
         try:
@@ -214,21 +241,21 @@ class EmulatorEngine:
             self._fail(error)
         return True
 
-    def _on_cpuid(self, _handle: int, _data: int | None) -> int:
+    def on_cpuid(self) -> int:
         try:
             self._handler.cpuid(self._current)
         except BaseException as error:
             self._fail(error)
         return 1
 
-    def _on_in(self, _handle: int, port: int, size: int, _data: int | None) -> int:
+    def on_in(self, port: int, size: int) -> int:
         try:
             return self._handler.port_in(self._current, port & 0xFFFF, size)
         except BaseException as error:
             self._fail(error)
             return 0
 
-    def _on_out(self, _handle: int, port: int, size: int, value: int, _data: int | None) -> None:
+    def on_out(self, port: int, size: int, value: int) -> None:
         try:
             self._handler.port_out(self._current, port & 0xFFFF, size, value)
         except BaseException as error:
@@ -262,5 +289,4 @@ class EmulatorEngine:
 
     def close(self) -> None:
         self._uc = None
-        self._callbacks = []
         self.memory.close()

@@ -74,8 +74,8 @@ _keep_alive: list[object] = []
 def load() -> ctypes.CDLL:
     """The library, with its exit checks disabled. Raises PyxenError on any surprise."""
     try:
-        import unicorn  # noqa: PLC0415 (loads 24 MB)
-        from unicorn.unicorn_py3.unicorn import uclib  # noqa: PLC0415
+        import unicorn  # loads 24 MB
+        from unicorn.unicorn_py3.unicorn import uclib
     except ImportError as error:
         raise PyxenError(f"emulator: unicorn {VERSION} cannot be loaded: {error}") from error
     if unicorn.__version__ != VERSION:
@@ -256,7 +256,7 @@ def self_check() -> str:
 
     Returns a line that describes it; raises PyxenError naming the first thing that differs.
     """
-    from pyxen.engine.emulator.check import check_state_layout  # noqa: PLC0415
+    from pyxen.engine.emulator.check import check_state_layout
 
     load()
     check_state_layout()

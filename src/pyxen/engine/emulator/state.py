@@ -45,6 +45,7 @@ SAVED: Final = 0x1508
 _CONDITION_CODES: Final = 0x8D5  # OF SF ZF AF PF CF
 _DIRECTION: Final = 0x400
 _CC_OP_EFLAGS: Final = 1  # "the flags are in cc_src"
+_SOURCE: Final = CC_SRC
 _LAZY: Final = _CONDITION_CODES | _DIRECTION
 _ONE: Final = 2
 _BACKWARDS: Final = 0xFFFFFFFF  # df is -1 then
@@ -68,7 +69,7 @@ class EmulatedRegisters(Registers):
     def read_flags(self) -> int:
         """RFLAGS, with the condition codes computed."""
         operation = self.halves[CC_OP]
-        codes = self.words[CC_SRC]
+        codes = self.words[_SOURCE]
         if operation != _CC_OP_EFLAGS:
             codes = self._compute_all(self._address, operation)
         flags = self.words[RFLAGS] & ~_LAZY | codes & _CONDITION_CODES
@@ -76,7 +77,7 @@ class EmulatedRegisters(Registers):
 
     def write_flags(self, value: int) -> None:
         """Set RFLAGS."""
-        self.words[CC_SRC] = value & _CONDITION_CODES
+        self.words[_SOURCE] = value & _CONDITION_CODES
         self.halves[CC_OP] = _CC_OP_EFLAGS
         self.halves[DF] = _BACKWARDS if value & _DIRECTION else 1
         self.words[RFLAGS] = value & ~_LAZY | _ONE

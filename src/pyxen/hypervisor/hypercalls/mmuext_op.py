@@ -51,9 +51,9 @@ def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -
     counters = vcpu.domain.counters
     try:
         while finished < count:
-            command, first, second = MMUEXT_OP.unpack(
-                guest_access.copy_from(vcpu, operations + finished * MMUEXT_OP.size, MMUEXT_OP.size)
-            )
+            address = operations + finished * MMUEXT_OP.size
+            command, first, second = guest_access.read_words(vcpu, address, 3)
+            command &= UINT32
             counters.add_operation(_NAMES.get(command, "mmuext_op.unknown"))
             _operate(vcpu, command, first, second)
             finished += 1

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Types for the compiled form of engine.py.
+
+cimport cython
+
+from pyxen.engine.emulator.cpu cimport EmulatedCpu
+from pyxen.engine.emulator.state cimport EmulatedRegisters
+
+cdef unsigned int ERROR_CODE, EXCEPTION_IS_INT, OLD_EXCEPTION, RIP
+cdef unsigned int _NO_EXCEPTION, _PAGE_FAULT, _PAGE_FAULT_USER
+cdef unsigned long long _SYSCALL_LENGTH, _MASK
+
+cdef class EmulatorEngine:
+    cdef object _library
+    cdef object _start
+    cdef object _stop
+    cdef object _tlb_flush
+    cdef object _tlb_flush_set
+    cdef object _tlb_flush_page
+    cdef public object read_tsc
+    cdef public object memory
+    cdef object _uc
+    cdef object _handle
+    cdef object _cpu_object
+    cdef object _state_address
+    cdef EmulatedRegisters _state
+    cdef object _handler
+    cdef object _failure
+    cdef object _kick
+    cdef object _callbacks
+    cdef public list cpus
+    cdef EmulatedCpu _current
+
+    cpdef flush_set(self, int index, int sets)
+    @cython.locals(words="unsigned long long[::1]", cpu=EmulatedCpu)
+    cpdef on_syscall(self)
+    @cython.locals(
+        halves="unsigned int[::1]", cpu=EmulatedCpu, software=cython.bint,
+        error_code=cython.uint,
+    )
+    cpdef on_interrupt(self, unsigned int vector)
+    cpdef on_invalid(self)
+    cpdef on_cpuid(self)
+    cpdef on_in(self, unsigned int port, int size)
+    cpdef on_out(self, unsigned int port, int size, unsigned int value)
