@@ -113,7 +113,7 @@ remove_compiled() {
 environment=$({ pwd; "$python" -VV; cat pyproject.toml; } | sha256sum)
 sources=none
 if [ "$compiler" = yes ]; then
-    sources=$(find src setup.py pyproject.toml \( -name '*.py' -o -name '*.pxd' -o -name '*.toml' \) \
+    sources=$(find src setup.py pyproject.toml \( -name '*.py' -o -name '*.pxd' -o -name '*.pyx' -o -name '*.toml' \) \
         -type f -exec sha256sum {} + 2>/dev/null | LC_ALL=C sort | sha256sum)
 fi
 stamp=".venv/stamp-$scope"
