@@ -3,13 +3,14 @@
 
 bin = .venv/bin
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench build clean
 
 help:
 	@echo "make demo   boot Debian's kernel as a Xen guest, to a shell on its console"
 	@echo "make test   run the tests, real guests included"
 	@echo "make lint   check style, types and imports"
 	@echo "make bench  measure against QEMU"
+	@echo "make build  compile the compiled parts anew, after a change of their sources"
 	@echo "make clean  remove the virtual environment and caches of tools"
 
 demo:
@@ -31,6 +32,11 @@ bench:
 	@scripts/setup.sh dev
 	$(bin)/pyxen image pull debian
 	$(bin)/python bench/boot.py
+
+# The other targets compile when the sources differ from those of the last time; this one always.
+build:
+	@rm -f .venv/stamp-sources
+	@scripts/setup.sh dev
 
 clean:
 	find src -name '*.so' -delete

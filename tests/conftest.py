@@ -3,10 +3,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack import images
+
+SOURCE = Path(__file__).parent.parent / "src"
+
+
+def pytest_sessionstart() -> None:
+    # Python takes a compiled module before the .py: the tests would test what is no longer there.
+    stale = [
+        str(source.relative_to(SOURCE))
+        for built in sorted(SOURCE.rglob("*.so"))
+        for suffix in (".py", ".pxd")
+        if (source := built.with_name(built.name.partition(".")[0] + suffix)).exists()
+        and source.stat().st_mtime > built.stat().st_mtime
+    ]
+    if stale:
+        pytest.exit(
+            f"compiled parts are older than their sources: run `make build` ({', '.join(stale)})",
+            pytest.ExitCode.USAGE_ERROR,
+        )
 
 
 def _image(name: str) -> images.Image:
