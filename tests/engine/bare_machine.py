@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from pyxen.engine.emulator.engine import EmulatorEngine
 from pyxen.engine.protocol import Cpu
 
@@ -27,9 +28,7 @@ def assemble(source: str, origin: int = CODE) -> bytes:
         pytest.skip("GNU as and ld are not installed (package binutils)")
     with tempfile.TemporaryDirectory() as folder:
         object_file, output = Path(folder, "code.o"), Path(folder, "code.bin")
-        subprocess.run(
-            ["as", "--64", "-o", object_file, "-"], input=source.encode(), check=True
-        )
+        subprocess.run(["as", "--64", "-o", object_file, "-"], input=source.encode(), check=True)
         subprocess.run(
             ["ld", f"-Ttext={origin:#x}", "--oformat=binary", "-e0", "-o", output, object_file],
             check=True,

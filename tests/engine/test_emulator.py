@@ -8,6 +8,7 @@ import time
 
 import pytest
 from bare_machine import CODE, DATA, STACK, USER_CODE, load, make_machine
+
 from pyxen.engine.emulator import library
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError
@@ -127,7 +128,7 @@ def test_cpuid_and_ports_reach_the_handler() -> None:
 
 
 def test_kernel_and_user_have_page_tables_and_gs_bases_of_their_own() -> None:
-    engine, handler = make_machine()
+    engine, _ = make_machine()
     cpu = engine.cpus[0]
     words = engine.memory.words
     words[0x4000 >> 3] = words[0x1000 >> 3]
@@ -200,7 +201,10 @@ next:   mov """
 def test_flags_are_read_and_written_whatever_the_last_operation() -> None:
     engine, _ = make_machine()
     cpu = engine.cpus[0]
-    load(engine, "std\n mov $0xff, %al\n add $1, %al\n mov $0, %eax\n syscall\n pushf\n pop %rbx\n" + STOP)
+    load(
+        engine,
+        "std\n mov $0xff, %al\n add $1, %al\n mov $0, %eax\n syscall\n pushf\n pop %rbx\n" + STOP,
+    )
     engine.run(cpu)
     assert cpu.registers.rflags & 0xCD5 == 0x400 | 0x40 | 0x10 | 0x4 | 0x1
     cpu.registers.rflags = 0x882
@@ -240,7 +244,8 @@ def test_state_saved_and_loaded_is_the_same_state() -> None:
     engine, _ = make_machine(vcpus=2)
     load(
         engine,
-        "mov $0x1234, %r12\n movq %r12, %xmm7\n fldpi\n xor %eax, %eax\n stc\n mov $0, %eax\n syscall\n"
+        "mov $0x1234, %r12\n movq %r12, %xmm7\n fldpi\n xor %eax, %eax\n"
+        "stc\n mov $0, %eax\n syscall\n"
         "movq %xmm7, %r13\n fistpl -8(%rsp)\n setc %bl\n" + STOP,
     )
     first, second = engine.cpus
@@ -255,7 +260,7 @@ def test_state_saved_and_loaded_is_the_same_state() -> None:
 
 
 def test_cpus_keep_their_registers_apart() -> None:
-    engine, handler = make_machine(vcpus=2)
+    engine, _ = make_machine(vcpus=2)
     load(engine, "inc %rbx\n xor %eax, %eax\n syscall\n jmp . - 7\n")
     for _ in range(3):
         for cpu in engine.cpus:

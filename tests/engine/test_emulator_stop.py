@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Stops at random moments never tear an instruction.
 
-The guest keeps pairs of redundant results (a register and memory, two counters, a checksum of a copy) and executes
-``ud2`` as soon as a pair disagrees. Another thread kicks the engine thousands of times a second.
-An instruction that is executed twice, or half, shows at the next comparison.
+The guest keeps pairs of redundant results (a register and memory, two counters, a checksum of a
+copy) and executes ``ud2`` as soon as a pair disagrees. Another thread kicks the engine thousands of
+times a second. An instruction that is executed twice, or half, shows at the next comparison.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def test_random_stops_never_tear_an_instruction() -> None:
     finished = threading.Event()
 
     def kicker() -> None:
-        source = random.Random(1)  # noqa: S311
+        source = random.Random(1)
         while not finished.is_set():
             engine.kick()
             time.sleep(source.random() * 0.0004)
@@ -156,6 +156,10 @@ except AssertionError as error:
 """
     folder = str(Path(__file__).parent)
     result = subprocess.run(
-        [sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, "-c", code, folder],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
     )
     assert "torn at" in result.stdout, result.stdout

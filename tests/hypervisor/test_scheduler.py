@@ -152,7 +152,6 @@ def test_event_posted_from_another_thread_wakes_an_idle_domain(real: SmallDomain
     assert 0.03 <= time.monotonic() - start < 0.03 + GRACE / 2
 
 
-@pytest.mark.xfail(strict=True, reason="Scheduler.run goes to sleep after attend has stopped it")
 def test_posted_stop_ends_an_idle_domain_at_once(real: SmallDomain) -> None:
     real.engine.cpus[0].script([BLOCK])
     start = time.monotonic()
@@ -174,7 +173,6 @@ def test_posted_work_is_done_in_the_thread_of_the_vcpus(real: SmallDomain) -> No
     assert threads == [threading.main_thread()]
 
 
-@pytest.mark.xfail(strict=True, reason="Scheduler.run enters the guest after attend has stopped it")
 def test_posted_stop_ends_a_busy_guest_at_once(real: SmallDomain) -> None:
     real.engine.cpus[0].script(repeat(real.engine.spin))
     start = time.monotonic()
@@ -189,7 +187,6 @@ def test_first_reason_stays(real: SmallDomain) -> None:
     assert real.domain.run() == "first"
 
 
-@pytest.mark.xfail(strict=True, reason="Scheduler.run looks at stopping before it attends only")
 def test_stop_that_was_posted_before_run_runs_no_guest_code(real: SmallDomain) -> None:
     """The kick of the post may have been used up by a run that has just ended."""
     real.domain.post(lambda: real.domain.stop("posted"))
