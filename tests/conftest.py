@@ -18,7 +18,7 @@ def pytest_sessionstart() -> None:
     stale = [
         str(source.relative_to(SOURCE))
         for built in sorted(SOURCE.rglob("*.so"))
-        for suffix in (".py", ".pxd")
+        for suffix in (".py", ".pyx", ".pxd")
         if (source := built.with_name(built.name.partition(".")[0] + suffix)).exists()
         and source.stat().st_mtime > built.stat().st_mtime
     ]
