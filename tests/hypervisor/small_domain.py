@@ -146,7 +146,7 @@ class SmallDomain:
             bytes(self.memory.bytes[self.maddr(0) :])
             + bytes(self.tables.types)
             + bytes(self.tables.pinned)
-            + self.tables._counts.tobytes()
+            + bytes(self.tables.counts)
             + bytes(self.memory.owner)
             + self.memory.m2p[self.memory.ram_mfn :].tobytes()
         )

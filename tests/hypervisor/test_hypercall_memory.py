@@ -194,7 +194,7 @@ class TestMmuext:
         assert mmuext(guest, (xen.MMUEXT_PIN_L2_TABLE, mfn, 0)) == -EINVAL
         assert mmuext(guest, (xen.MMUEXT_UNPIN_TABLE, mfn, 0)) == 0
         assert mmuext(guest, (xen.MMUEXT_UNPIN_TABLE, mfn, 0)) == -EINVAL
-        assert (guest.tables.types[mfn], guest.tables._counts[mfn]) == (0, 0)
+        assert (guest.tables.types[mfn], guest.tables.counts[mfn]) == (0, 0)
 
     @pytest.mark.parametrize("mfn", [0, 5, 1 << 40, (1 << 64) - 1])
     def test_frames_that_are_not_the_domains(self, guest: SmallDomain, mfn: int) -> None:
@@ -216,9 +216,9 @@ class TestMmuext:
             guest.set_entry(USER_L4, index, guest.mfn(1), PRESENT | RW)
         assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, new, 0)) == 0
         assert cpu.kernel_page_table == cpu.registers.cr3 == guest.maddr(USER_L4)
-        assert guest.tables._counts[new] == 1
+        assert guest.tables.counts[new] == 1
         assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, new, 0)) == 0
-        assert guest.tables._counts[new] == 1
+        assert guest.tables.counts[new] == 1
         assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, guest.mfn(FREE), 0)) == 0
         assert guest.tables.types[new] == 0
 
@@ -226,7 +226,7 @@ class TestMmuext:
         new = guest.mfn(USER_L4)
         for mfn, count in ((new, 1), (new, 1), (0, 0)):
             assert mmuext(guest, (xen.MMUEXT_NEW_USER_BASEPTR, mfn, 0)) == 0
-            assert guest.tables._counts[new] == count
+            assert guest.tables.counts[new] == count
             assert guest.vcpu.cpu.user_page_table == mfn << 12
         assert mmuext(guest, (xen.MMUEXT_NEW_USER_BASEPTR, guest.mfn(L1), 0)) == -EINVAL
 

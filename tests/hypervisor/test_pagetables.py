@@ -49,7 +49,7 @@ class Machine:
 
     def state(self, frame: int) -> tuple[int, int]:
         mfn = self.mfn(frame)
-        return self.tables.types[mfn], self.tables._counts[mfn]
+        return self.tables.types[mfn], self.tables.counts[mfn]
 
     def words(self, frame: int) -> list[int]:
         first = self.mfn(frame) * ENTRIES
@@ -61,7 +61,7 @@ class Machine:
             bytes(self.memory.bytes[start:])
             + bytes(self.tables.types)
             + bytes(self.tables.pinned)
-            + self.tables._counts.tobytes()
+            + bytes(self.tables.counts)
         )
 
     def link(self) -> None:
@@ -221,7 +221,7 @@ class Tables(RuleBasedStateMachine):
             self.machine.tables.unpin(self.machine.mfn(frame))
         for frame in self.bases:
             self.machine.tables.leave_base(self.machine.mfn(frame))
-        assert not any(self.machine.tables._counts)
+        assert not any(self.machine.tables.counts)
         assert not any(self.machine.tables.types)
         self.machine.close()
 

@@ -117,7 +117,7 @@ class TestBounceFrame:
         set_state(guest, user=False)
         flags = TF | NT | RF | AC | CARRY | IF | 2
         guest.vcpu.cpu.registers.rflags = flags
-        guest.domain.traps.inject(guest.vcpu, 0, None)
+        guest.domain.traps.inject(guest.vcpu, 0, 0)
         assert guest.vcpu.cpu.registers.rflags == CARRY | IF | 2
         assert read_frame(guest, error_code=False)["rflags"] == flags
 
@@ -125,7 +125,7 @@ class TestBounceFrame:
         handle(guest, 0)
         guest.vcpu.iopl = 3
         set_state(guest, user=False)
-        guest.domain.traps.inject(guest.vcpu, 0, None)
+        guest.domain.traps.inject(guest.vcpu, 0, 0)
         assert read_frame(guest, error_code=False)["rflags"] & 0x3000 == 0
 
     def test_iopl_with_the_assistance(self, guest: SmallDomain) -> None:
@@ -133,13 +133,13 @@ class TestBounceFrame:
         handle(guest, 0)
         guest.vcpu.iopl = 2
         set_state(guest, user=False)
-        guest.domain.traps.inject(guest.vcpu, 0, None)
+        guest.domain.traps.inject(guest.vcpu, 0, 0)
         assert read_frame(guest, error_code=False)["rflags"] & 0x3000 == 0x2000
 
     def test_frame_across_two_pages(self, guest: SmallDomain) -> None:
         handle(guest, 0)
         set_state(guest, user=False, rsp=guest.address(SCRATCH + 1) + 16)
-        guest.domain.traps.inject(guest.vcpu, 0, None)
+        guest.domain.traps.inject(guest.vcpu, 0, 0)
         assert read_frame(guest, error_code=False)["rsp"] == guest.address(SCRATCH + 1) + 16
 
     @pytest.mark.parametrize(
@@ -166,14 +166,14 @@ class TestBounceFrame:
         set_state(guest, user=user, rsp=None if user else stack)
         guest.vcpu.kernel_sp = stack
         with pytest.raises(DomainCrash, match="kernel stack"):
-            guest.domain.traps.inject(guest.vcpu, 0, None)
+            guest.domain.traps.inject(guest.vcpu, 0, 0)
 
     def test_non_canonical_stack_crashes(self, guest: SmallDomain) -> None:
         handle(guest, 0)
         alias = guest.address(STACK) + 0x800 & (1 << 48) - 1
         set_state(guest, user=False, rsp=alias)
         with pytest.raises(DomainCrash):
-            guest.domain.traps.inject(guest.vcpu, 0, None)
+            guest.domain.traps.inject(guest.vcpu, 0, 0)
 
 
 class TestExceptions:

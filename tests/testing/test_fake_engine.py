@@ -135,7 +135,7 @@ def test_saved_state_can_be_loaded_into_another_cpu(engine: FakeEngine) -> None:
     cpu.set_descriptor_table(0x1234, 0xFFFF)
     cpu.enter_user(0x33, 0x2B, long_mode=True)
     other.load(cpu.save())
-    assert other.registers.words == cpu.registers.words
+    assert list(other.registers.words) == list(cpu.registers.words)
     assert (other.user_mode, other.task_switched) == (True, True)
     assert (other.kernel_page_table, other.descriptor_table) == (0x3000, (0x1234, 0xFFFF))
 

@@ -14,7 +14,7 @@ cdef class PageTables:
     cdef public unsigned char[::1] types
     cdef public unsigned char[::1] pinned
     cdef public unsigned long long done
-    cdef unsigned int[::1] _counts
+    cdef public unsigned int[::1] counts
     cdef unsigned long long[::1] _words
     cdef unsigned long long[::1] _m2p
     cdef unsigned char[::1] _owner

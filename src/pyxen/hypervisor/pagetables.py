@@ -58,7 +58,7 @@ class PageTables:
         self.memory = memory
         self.types = bytearray(memory.frames)
         self.pinned = bytearray(memory.frames)
-        self._counts = array("I", bytes(4 * memory.frames))
+        self.counts = array("I", bytes(4 * memory.frames))
         self.done = 0
         self._words = memory.words
         self._m2p = memory.m2p
@@ -142,18 +142,18 @@ class PageTables:
         """Use a frame as a table of this level, validating it if it is none yet."""
         if mfn >= self._frames or self._owner[mfn] != DOMAIN:
             raise XenError(EINVAL)
-        if self._counts[mfn]:
+        if self.counts[mfn]:
             if self.types[mfn] != level:
                 raise XenError(EINVAL)
-            self._counts[mfn] += 1
+            self.counts[mfn] += 1
             return
         self.types[mfn] = level
-        self._counts[mfn] = 1
+        self.counts[mfn] = 1
         try:
             self._validate(mfn, level)
         except XenError:
             self.types[mfn] = WRITABLE
-            self._counts[mfn] = 0
+            self.counts[mfn] = 0
             raise
 
     def _validate(self, mfn: int, level: int) -> None:
@@ -187,10 +187,10 @@ class PageTables:
 
         Raises DomainCrash if there is none: the guest has changed a table behind our back.
         """
-        if mfn >= self._frames or not self._counts[mfn]:
+        if mfn >= self._frames or not self.counts[mfn]:
             raise DomainCrash(f"frame {mfn:#x} is no page table, but an entry says so")
-        self._counts[mfn] -= 1
-        if self._counts[mfn]:
+        self.counts[mfn] -= 1
+        if self.counts[mfn]:
             return
         level = self.types[mfn]
         self.types[mfn] = WRITABLE
@@ -230,7 +230,7 @@ class PageTables:
 
     def check_free(self, mfn: int) -> None:
         """Raises EBUSY while the frame is a table, so that it cannot be given back."""
-        if self._counts[mfn]:
+        if self.counts[mfn]:
             raise XenError(EBUSY)
 
     def find_l1_entry(self, table: int, address: int) -> int:
