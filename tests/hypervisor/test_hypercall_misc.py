@@ -115,6 +115,17 @@ class TestMulticall:
         assert results(guest, calls, 5) == [0x40011, -EINVAL, -ENOSYS, 0, 0]
         assert guest.vcpu.kernel_sp == 0x8000
 
+    def test_a_stop_from_another_thread_ends_it(self, guest: SmallDomain) -> None:
+        calls = put_calls(
+            guest,
+            (xen.HYPERVISOR_stack_switch, 0x2B, 0x7000),
+            (xen.HYPERVISOR_stack_switch, 0x2B, 0x8000),
+        )
+        guest.domain.post(lambda: guest.domain.stop("posted"))
+        guest.call(xen.HYPERVISOR_multicall, calls, 2)
+        assert guest.domain.stopping == "posted"
+        assert guest.vcpu.kernel_sp == 0x7000
+
     def test_multicall_in_a_multicall(self, guest: SmallDomain) -> None:
         calls = put_calls(guest, (xen.HYPERVISOR_multicall, guest.address(8), 0))
         assert guest.call(xen.HYPERVISOR_multicall, calls, 1) == 0

@@ -225,6 +225,12 @@ class Domain:
         self.scheduler.check_slice(now)
         self.scheduler.set_alarm(now)
 
+    def must_leave(self) -> bool:
+        """In a long hypercall, now and then: attend, and tell whether the domain stops."""
+        if self.attention:
+            self.attend()
+        return bool(self.stopping)
+
     def _fire_timers(self, vcpu: Vcpu, now: int) -> None:
         due = False
         if vcpu.timer_deadline and now >= vcpu.timer_deadline:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -36,6 +37,7 @@ from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
 
 log = logging.getLogger("pyxen")
 
+_SWITCH_INTERVAL: Final = 0.0005
 _PAGES_PER_MIB: Final = (1 << 20) >> PAGE_SHIFT
 _NO_STORE: Final = 0
 """A kernel that finds no port of the store does not wait for its answers."""
@@ -94,6 +96,8 @@ def run(options: RunOptions, console: ConsoleEndpoint) -> Outcome:
     """
     if not 1 <= options.vcpus <= MAX_VCPUS:
         raise PyxenError(f"vcpus: {options.vcpus} asked for, expected 1 to {MAX_VCPUS}")
+    # The thread of the vCPUs gets the interpreter back this soon from the others.
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     kernel = load_kernel(options.kernel)
     symbols = _Symbols(kernel, options.system_map)
     with _IoThread() as io:

@@ -28,6 +28,8 @@ def console_io(vcpu: Vcpu, command: int, count: int, buffer: int) -> int:
             part = min(count - done, PAGE_SIZE)
             vcpu.domain.console_output(guest_access.copy_from(vcpu, buffer + done, part))
             done += part
+            if vcpu.domain.must_leave():
+                break
         return 0
     if command == CONSOLEIO_read:
         if count > _INT_MAX:

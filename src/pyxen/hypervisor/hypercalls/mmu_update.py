@@ -47,6 +47,8 @@ def mmu_update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -
             if first == NOT_MAPPED:
                 raise XenError(EFAULT)
             tables.apply(first, chunk)
+            if tables.done < count and vcpu.domain.must_leave():
+                break
     finally:
         store_done(vcpu, done, tables.done)
     return 0

@@ -57,6 +57,8 @@ def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -
             counters.add_operation(_NAMES.get(command, "mmuext_op.unknown"))
             _operate(vcpu, command, first, second)
             finished += 1
+            if finished < count and vcpu.domain.must_leave():
+                break
     finally:
         store_done(vcpu, done, finished)
     return 0
@@ -90,6 +92,7 @@ def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
     elif command == MMUEXT_CLEAR_PAGE:
         start = _writable_frame(vcpu, first) * PAGE_SIZE
         domain.memory.bytes[start : start + PAGE_SIZE] = bytes(PAGE_SIZE)
+        domain.engine.invalidate_code(start, PAGE_SIZE)
     elif command == MMUEXT_COPY_PAGE:
         target = _writable_frame(vcpu, first) * PAGE_SIZE
         if not domain.memory.is_domains(second):
@@ -97,6 +100,7 @@ def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
         source = second * PAGE_SIZE
         view = domain.memory.bytes
         view[target : target + PAGE_SIZE] = view[source : source + PAGE_SIZE]
+        domain.engine.invalidate_code(target, PAGE_SIZE)
     elif command in (MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL):
         raise XenError(EACCES)  # for those who have devices
     elif command in (MMUEXT_MARK_SUPER, MMUEXT_UNMARK_SUPER):

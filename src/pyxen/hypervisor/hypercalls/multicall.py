@@ -31,7 +31,7 @@ def multicall(vcpu: Vcpu, calls: int, count: int) -> int | None:
             _store_last(vcpu, entry + _RESULT, vcpu.cpu.registers.rax)
             return None
         guest_access.write_word(vcpu, entry + _RESULT, result)
-        if domain.stopping:
+        if domain.must_leave():
             break
     return 0
 
