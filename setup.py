@@ -68,6 +68,8 @@ class OptionalBuild(build_ext):
 
 
 setup(
-    ext_modules=cythonize(modules(), compiler_directives=DIRECTIVES, nthreads=2, quiet=True),
+    ext_modules=cythonize(
+        modules(), compiler_directives=DIRECTIVES, build_dir="build", nthreads=2, quiet=True
+    ),
     cmdclass={"build_ext": OptionalBuild},
 )
