@@ -3,11 +3,15 @@
 
 cimport cython
 
+from pyxen.hypervisor.guest_access cimport find_words
+from pyxen.hypervisor.vcpu cimport Vcpu
+
 cdef unsigned long long ACCESSED, DIRTY, ENTRIES, FRAME, PAGE_SHIFT, PRESENT, PSE
 cdef unsigned long long DOMAIN, END_XEN_SLOT, FIRST_XEN_SLOT
 cdef unsigned long long MMU_MACHPHYS_UPDATE, MMU_NORMAL_PT_UPDATE
 cdef unsigned long long MMU_PT_UPDATE_NO_TRANSLATE, MMU_PT_UPDATE_PRESERVE_AD
-cdef unsigned long long _COMMAND, _ADDRESS
+cdef unsigned long long _COMMAND, _ADDRESS, _OFFSET, _REQUEST, PAGE_SIZE
+cdef long long NOT_MAPPED
 
 cdef class PageTables:
     cdef public object memory
@@ -20,6 +24,12 @@ cdef class PageTables:
     cdef unsigned char[::1] _owner
     cdef unsigned long long _frames
 
+    @cython.locals(
+        address=cython.ulonglong, chunk=cython.ulonglong, first=cython.longlong,
+    )
+    cpdef void apply_batch(
+        self, Vcpu vcpu, unsigned long long requests, unsigned long long count
+    ) except *
     @cython.locals(
         number=cython.ulonglong, pointer=cython.ulonglong, value=cython.ulonglong,
         command=cython.ulonglong, mfn=cython.ulonglong, words="unsigned long long[::1]",

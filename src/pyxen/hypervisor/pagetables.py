@@ -19,7 +19,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EBUSY, EINVAL, ENOSYS, EPERM
+from pyxen.abi.errno import EBUSY, EFAULT, EINVAL, ENOSYS, EPERM
 from pyxen.abi.xen import (
     MMU_MACHPHYS_UPDATE,
     MMU_NORMAL_PT_UPDATE,
@@ -28,6 +28,7 @@ from pyxen.abi.xen import (
 )
 from pyxen.errors import XenError
 from pyxen.hypervisor.crash import DomainCrash
+from pyxen.hypervisor.guest_access import NOT_MAPPED, find_words
 from pyxen.hypervisor.memory import DOMAIN, END_XEN_SLOT, FIRST_XEN_SLOT
 from pyxen.hypervisor.page_flags import (
     ACCESSED,
@@ -35,12 +36,14 @@ from pyxen.hypervisor.page_flags import (
     ENTRIES,
     FRAME,
     PAGE_SHIFT,
+    PAGE_SIZE,
     PRESENT,
     PSE,
 )
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.memory import Memory
+    from pyxen.hypervisor.vcpu import Vcpu
 
 WRITABLE: Final = 0
 """Not a table. Types 1 to 4 are the levels of tables."""
@@ -49,6 +52,8 @@ L1: Final = 1
 L4: Final = 4
 _COMMAND: Final = 7
 _ADDRESS: Final = 0xFFFFFFFFFFFFFFFF
+_OFFSET: Final = 0xFFF
+_REQUEST: Final = 16
 
 
 class PageTables:
@@ -66,6 +71,26 @@ class PageTables:
         self._frames = memory.frames
 
     # Entries
+
+    def apply_batch(self, vcpu: Vcpu, requests: int, count: int) -> None:
+        """Carry out the requests of ``mmu_update`` at a linear address; ``done`` counts them.
+
+        Raises EFAULT at the first that cannot be read, and what ``apply`` raises. Ends early when
+        the domain stops.
+        """
+        self.done = 0
+        while self.done < count:
+            address = (requests + _REQUEST * self.done) & _ADDRESS
+            # Not beyond the page: those before one that cannot be read count.
+            chunk = max(1, (PAGE_SIZE - (address & _OFFSET)) // _REQUEST)
+            if chunk > count - self.done:
+                chunk = count - self.done
+            first = find_words(vcpu, address, 2 * chunk)
+            if first == NOT_MAPPED:
+                raise XenError(EFAULT)
+            self.apply(first, chunk)
+            if self.done < count and vcpu.domain.must_leave():
+                return
 
     def apply(self, first: int, count: int) -> None:
         """Carry out requests of ``mmu_update`` that lie at this position of ``memory.words``.

@@ -6,11 +6,13 @@ cimport cython
 from pyxen.engine.cpu cimport Cpu
 from pyxen.engine.registers cimport Registers
 from pyxen.hypervisor.dispatcher cimport Dispatcher
+from pyxen.hypervisor.guest_access cimport find_words, translate
 from pyxen.hypervisor.pagetables cimport PageTables
 from pyxen.hypervisor.vcpu cimport Vcpu
 
 cdef unsigned long long ADDRESS_MASK, FRAME, PRESENT, RW, PAGE_SIZE, VCPU_PAGES
 cdef unsigned long long HYPERVISOR_VIRT_END
+cdef long long NOT_MAPPED
 cdef unsigned long long FLAT_KERNEL_CS, FLAT_KERNEL_SS, TI_IF_MASK, VGCF_in_syscall
 cdef unsigned long long MASK, PENDING, CR2
 cdef unsigned long long _STACK_ALIGNMENT, _SELECTOR, _RPL, _OFFSET, _LOW_END, _FRAME_SIZE

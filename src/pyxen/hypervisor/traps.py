@@ -42,6 +42,7 @@ from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.dispatcher import Dispatcher
 from pyxen.hypervisor.emulate.privileged import emulate_privileged
 from pyxen.hypervisor.emulate.store import emulate_store
+from pyxen.hypervisor.guest_access import NOT_MAPPED, find_words, translate
 from pyxen.hypervisor.memory import VCPU_PAGES
 from pyxen.hypervisor.page_flags import ADDRESS_MASK, FRAME, PAGE_SIZE, PRESENT, RW
 from pyxen.hypervisor.pagetables import L1
@@ -332,10 +333,8 @@ class Traps:
         if (stack & _OFFSET) + size > PAGE_SIZE:
             return self._memory.bounce_mfn * (PAGE_SIZE // 8)
         if stack < _LOW_END or stack >= HYPERVISOR_VIRT_END:
-            machine = guest_access.translate(
-                self._words, vcpu.cpu.kernel_page_table, stack, PRESENT | RW
-            )
-            if machine != guest_access.NOT_MAPPED and machine < self._frame_end:
+            machine = translate(self._words, vcpu.cpu.kernel_page_table, stack, PRESENT | RW)
+            if machine != NOT_MAPPED and machine < self._frame_end:
                 return machine >> 3
         raise self._no_stack(vcpu, stack)
 
@@ -361,8 +360,8 @@ class Traps:
         """
         cpu = vcpu.cpu
         words = cpu.registers.words
-        frame = guest_access.find_words(vcpu, words[RSP], _IRET_WORDS)
-        if frame == guest_access.NOT_MAPPED:
+        frame = find_words(vcpu, words[RSP], _IRET_WORDS)
+        if frame == NOT_MAPPED:
             raise DomainCrash(f"iret: no frame at {words[RSP]:#x}")
         source = self._words
         cs = source[frame + 5]

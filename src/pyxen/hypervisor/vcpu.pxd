@@ -24,7 +24,7 @@ cdef class Vcpu:
     cdef public unsigned long long sysenter_callback
     cdef public unsigned long long nmi_callback
     cdef public unsigned long long kernel_sp
-    cdef public unsigned int kernel_ss
+    cdef public unsigned long long kernel_ss
 
     cdef public unsigned long long kernel_table_mfn
     cdef public unsigned long long user_table_mfn
@@ -33,7 +33,7 @@ cdef class Vcpu:
     cdef public unsigned long long cr4
     cdef public list debug_registers
     cdef public unsigned long long ldt_base
-    cdef public unsigned int ldt_entries
+    cdef public unsigned long long ldt_entries
 
     cdef public bint up
     cdef public bint blocked

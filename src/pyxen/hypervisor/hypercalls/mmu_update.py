@@ -8,9 +8,8 @@ refused request ends the batch; the count of those done is stored, if asked for.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
 
-from pyxen.abi.errno import EFAULT, EPERM, ESRCH
+from pyxen.abi.errno import EPERM, ESRCH
 from pyxen.abi.xen import (
     DOMID_IO,
     DOMID_SELF,
@@ -20,13 +19,8 @@ from pyxen.abi.xen import (
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32
-from pyxen.hypervisor.guest_access import NOT_MAPPED
 from pyxen.hypervisor.hypercalls.table import hypercall
-from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.vcpu import Vcpu
-
-_COMMAND: Final = 7
-_REQUEST: Final = 16
 
 
 @hypercall(HYPERVISOR_mmu_update)
@@ -38,17 +32,7 @@ def mmu_update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -
     tables.done = 0
     try:
         check_page_owner(vcpu, domains)
-        while tables.done < count:
-            address = requests + _REQUEST * tables.done
-            # Not beyond the page: those before one that cannot be read count.
-            in_page = max(1, (PAGE_SIZE - address % PAGE_SIZE) // _REQUEST)
-            chunk = min(count - tables.done, in_page)
-            first = guest_access.find_words(vcpu, address, 2 * chunk)
-            if first == NOT_MAPPED:
-                raise XenError(EFAULT)
-            tables.apply(first, chunk)
-            if tables.done < count and vcpu.domain.must_leave():
-                break
+        tables.apply_batch(vcpu, requests, count)
     finally:
         store_done(vcpu, done, tables.done)
     return 0
