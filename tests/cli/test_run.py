@@ -6,9 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import threading
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,58 +14,32 @@ from typing import Any
 
 import pytest
 
-from pyxen import toolstack
 from pyxen.abi.sched import SHUTDOWN_NAMES
 from pyxen.cli.main import main
 from pyxen.errors import PyxenError
+from pyxen.hypervisor.instruments import Statistics
+from pyxen.toolstack import lifecycle as lifecycle_module
+from pyxen.toolstack.lifecycle import Outcome, RunOptions
 
-
-@dataclass(frozen=True)
-class RunOptions:
-    kernel: Path
-    ramdisk: Path | None
-    command_line: str
-    memory_mib: int
-    vcpus: int
-    engine: str
-    timeout: float | None
-    restart_on_reboot: bool
-    system_map: Path | None
-
-
-@dataclass(frozen=True)
-class RunStatistics:
-    hypercalls: dict[str, tuple[int, int]]
-    traps: dict[str, tuple[int, int]]
-    guest_ns: int
-    idle_ns: int
-    wall_ns: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"hypercalls": self.hypercalls, "wall_ns": self.wall_ns}
-
-
-STATISTICS = RunStatistics(
+STATISTICS = Statistics(
     hypercalls={"mmu_update": (4000, 20_000_000), "sched_op": (10, 90_000_000), "never": (0, 0)},
     traps={"general_protection": (100, 1_000_000)},
+    operations={"vcpu_op.is_up": 8192},
     guest_ns=1_500_000_000,
     idle_ns=200_000_000,
     wall_ns=2_000_000_000,
 )
 
 
-@dataclass
-class Outcome:
-    exit_reason: str = "poweroff"
-    report: str | None = None
-    statistics: RunStatistics = STATISTICS
+def outcome(reason: str = "poweroff", report: str | None = None) -> Outcome:
+    return Outcome(reason, report, STATISTICS)
 
 
 @dataclass
 class Lifecycle:
     """What replaces the real one: notes the options, then does what ``guest`` does."""
 
-    guest: Callable[[Any], Outcome] = lambda console: Outcome()
+    guest: Callable[[Any], Outcome] = lambda console: outcome()
     options: list[RunOptions] = field(default_factory=list)
 
     def run(self, options: RunOptions, console: Any) -> Outcome:
@@ -78,10 +50,7 @@ class Lifecycle:
 @pytest.fixture
 def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Lifecycle:
     fake = Lifecycle()
-    module = types.ModuleType("pyxen.toolstack.lifecycle")
-    module.__dict__.update(run=fake.run, RunOptions=RunOptions)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(toolstack, "lifecycle", module, raising=False)
+    monkeypatch.setattr(lifecycle_module, "run", fake.run)
     return fake
 
 
@@ -191,7 +160,7 @@ def test_wrong_usage_has_status_2(lifecycle: Lifecycle, arguments: tuple[str, ..
 def test_the_status_tells_how_the_guest_ended(
     lifecycle: Lifecycle, reason: str, status: int
 ) -> None:
-    lifecycle.guest = lambda console: Outcome(reason)
+    lifecycle.guest = lambda console: outcome(reason)
     assert run() == status
 
 
@@ -201,7 +170,7 @@ def test_the_status_tells_how_the_guest_ended(
 def test_what_cannot_be_done_for_the_guest_is_one_line(
     lifecycle: Lifecycle, capsys: pytest.CaptureFixture[str], reason: str, name: str
 ) -> None:
-    lifecycle.guest = lambda console: Outcome(reason)
+    lifecycle.guest = lambda console: outcome(reason)
     assert run() == 1
     error = capsys.readouterr().err
     assert error.startswith("pyxen: the guest asks ")
@@ -211,14 +180,14 @@ def test_what_cannot_be_done_for_the_guest_is_one_line(
 
 @pytest.mark.parametrize("reason", SHUTDOWN_NAMES.values())
 def test_every_way_in_which_a_guest_ends_has_a_status(lifecycle: Lifecycle, reason: str) -> None:
-    lifecycle.guest = lambda console: Outcome(reason)
+    lifecycle.guest = lambda console: outcome(reason)
     assert run("--log-level", "debug") in (0, 1, 3, 4)
 
 
 def test_the_crash_report_goes_to_standard_error(
     lifecycle: Lifecycle, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    lifecycle.guest = lambda console: Outcome("crash", report="domain crashed: rip 0x1000")
+    lifecycle.guest = lambda console: outcome("crash", report="domain crashed: rip 0x1000")
     assert run() == 3
     out, err = capfd.readouterr()
     assert out == ""
@@ -230,7 +199,7 @@ def test_console_output_reaches_standard_output(
 ) -> None:
     def guest(console: Any) -> Outcome:
         console.output(b"Linux\r\n\xff")
-        return Outcome()
+        return outcome()
 
     lifecycle.guest = guest
     assert run() == 0
@@ -320,7 +289,7 @@ def test_a_reader_who_goes_away(lifecycle: Lifecycle, tmp_path: Path) -> None:
         while not ended.is_set():
             console.output(b"y\r\n" * 1000)
         thread.join()
-        return Outcome("detached")
+        return outcome("detached")
 
     lifecycle.guest = guest
     reader, writer = os.pipe()
