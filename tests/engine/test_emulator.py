@@ -198,6 +198,27 @@ next:   mov """
     assert cpu.registers.rdx == 0x77
 
 
+@pytest.mark.parametrize(
+    ("limit", "selector", "loaded"), [(15, 0xF, True), (7, 0xF, False), (0, 0x7, False)]
+)
+def test_segments_are_loaded_from_the_local_descriptor_table(
+    limit: int, selector: int, loaded: bool
+) -> None:
+    engine, handler = make_machine(vcpus=2)
+    load(engine, f"mov ${selector}, %eax\n mov %eax, %fs\n mov %fs:8, %rbx\n" + STOP)
+    words = engine.memory.words
+    for place in (DATA, DATA + 8):
+        words[place >> 3] = 0x1000F320_1000FFFF  # data, DPL 3, base 0x10201000
+    words[0x10201008 >> 3] = 0x1234
+    for cpu in engine.cpus:
+        cpu.set_local_descriptor_table(DATA if cpu.index else 0, limit if cpu.index else 0)
+    engine.run(engine.cpus[1])
+    assert (engine.cpus[1].registers.rbx == 0x1234) is loaded
+    engine.run(engine.cpus[0])
+    refusal = ("exception", 13, selector & ~3, False)
+    assert handler.traps == [("hypercall", 0) if loaded else refusal, refusal]
+
+
 def test_flags_are_read_and_written_whatever_the_last_operation() -> None:
     engine, _ = make_machine()
     cpu = engine.cpus[0]

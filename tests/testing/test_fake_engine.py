@@ -133,11 +133,13 @@ def test_saved_state_can_be_loaded_into_another_cpu(engine: FakeEngine) -> None:
     cpu.registers.r15 = (1 << 64) - 1
     cpu.set_task_switched(True)
     cpu.set_descriptor_table(0x1234, 0xFFFF)
+    cpu.set_local_descriptor_table(0x5678, 0xF)
     cpu.enter_user(0x33, 0x2B, long_mode=True)
     other.load(cpu.save())
     assert list(other.registers.words) == list(cpu.registers.words)
     assert (other.user_mode, other.task_switched) == (True, True)
     assert (other.kernel_page_table, other.descriptor_table) == (0x3000, (0x1234, 0xFFFF))
+    assert other.local_descriptor_table == (0x5678, 0xF)
 
 
 @pytest.mark.parametrize("state", [b"", b"[]", b"\xff", b"[1, 2, 3]", b"7"])

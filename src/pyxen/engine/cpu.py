@@ -42,6 +42,10 @@ class Cpu:
         """The linear address of the global descriptor table, and its last byte's offset."""
         raise NotImplementedError
 
+    def set_local_descriptor_table(self, base: int, limit: int) -> None:
+        """The same for the local descriptor table. A limit of 0 is that of an empty one."""
+        raise NotImplementedError
+
     def set_task_switched(self, value: bool) -> None:
         """CR0.TS: the next FPU instruction faults."""
         raise NotImplementedError

@@ -36,8 +36,8 @@ _CR0_TS: Final = 8
 
 
 class FakeCpu(Cpu):
-    """See ``Cpu``. ``descriptor_table`` is what was set last, ``long_mode`` whether the user code
-    segment is one of 64-bit code."""
+    """See ``Cpu``. ``descriptor_table`` and ``local_descriptor_table`` are what was set last,
+    ``long_mode`` tells whether the user code segment is one of 64-bit code."""
 
     def __init__(self, engine: FakeEngine, index: int) -> None:
         Cpu.__init__(self, index, Registers(memoryview(array("Q", bytes(8 * WORDS)))))
@@ -46,6 +46,7 @@ class FakeCpu(Cpu):
         self.registers.cr4 = 0x6B0
         self.long_mode = True
         self.descriptor_table = (0, 0)
+        self.local_descriptor_table = (0, 0)
         self._engine = engine
         self._steps: Iterator[Step] = iter(())
 
@@ -86,6 +87,9 @@ class FakeCpu(Cpu):
     def set_descriptor_table(self, base: int, limit: int) -> None:
         self.descriptor_table = (base, limit)
 
+    def set_local_descriptor_table(self, base: int, limit: int) -> None:
+        self.local_descriptor_table = (base, limit)
+
     @property
     def task_switched(self) -> bool:
         """CR0.TS."""
@@ -102,6 +106,7 @@ class FakeCpu(Cpu):
             self.kernel_page_table,
             self.user_page_table,
             self.descriptor_table,
+            self.local_descriptor_table,
             list(self.registers.words),
         )
         return json.dumps(state).encode()
@@ -115,11 +120,13 @@ class FakeCpu(Cpu):
                 self.kernel_page_table,
                 self.user_page_table,
                 (base, limit),
+                (local_base, local_limit),
                 registers,
             ) = json.loads(state)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a state of this engine's CPU: {error}") from None
         self.descriptor_table = (base, limit)
+        self.local_descriptor_table = (local_base, local_limit)
         self.registers.words[:] = memoryview(array("Q", registers))
 
 

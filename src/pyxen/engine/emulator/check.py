@@ -12,6 +12,8 @@ from pyxen.engine.emulator.state import (
     DR0,
     GDT_BASE,
     GDT_LIMIT,
+    LDT_BASE,
+    LDT_LIMIT,
     MXCSR,
     XMM0,
     EmulatedRegisters,
@@ -57,6 +59,9 @@ def check_state_layout() -> None:
     uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, 0x1234_5000, 0x9876, 0))
     if (state.words[GDT_BASE], state.halves[GDT_LIMIT]) != (0x1234_5000, 0x9876):
         raise PyxenError("emulator: unicorn's gdtr is not where expected")
+    uc.reg_write(x86_const.UC_X86_REG_LDTR, (0, 0x2345_6000, 0x8765, 0))
+    if (state.words[LDT_BASE], state.halves[LDT_LIMIT]) != (0x2345_6000, 0x8765):
+        raise PyxenError("emulator: unicorn's ldtr is not where expected")
     uc.reg_write(x86_const.UC_X86_REG_EFLAGS, 0x8D7)
     if state.words[RFLAGS] & 0x8D5 != 0x8D5 and state.words[CC_SRC] & 0x8D5 != 0x8D5:
         raise PyxenError("emulator: unicorn's eflags is not where expected")

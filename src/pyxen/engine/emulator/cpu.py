@@ -18,6 +18,8 @@ from pyxen.engine.emulator.state import (
     GDT_BASE,
     GDT_LIMIT,
     HFLAGS,
+    LDT_BASE,
+    LDT_LIMIT,
     NR_SEGMENTS,
     OLD_EXCEPTION,
     SAVED,
@@ -121,6 +123,10 @@ class EmulatedCpu(Cpu):
     def set_descriptor_table(self, base: int, limit: int) -> None:
         self.state.words[GDT_BASE] = base
         self.state.halves[GDT_LIMIT] = limit
+
+    def set_local_descriptor_table(self, base: int, limit: int) -> None:
+        self.state.words[LDT_BASE] = base
+        self.state.halves[LDT_LIMIT] = limit
 
     def set_task_switched(self, value: bool) -> None:
         self._task_switched = _TS if value else 0

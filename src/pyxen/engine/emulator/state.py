@@ -16,6 +16,7 @@ from pyxen.engine.registers import RFLAGS, Registers
 
 # Positions among the 64-bit words …
 CC_SRC: Final = 19
+LDT_BASE: Final = 42
 GDT_BASE: Final = 48
 XMM0: Final = 0x338 // 8
 DR0: Final = 0x1518 // 8
@@ -26,6 +27,7 @@ DF: Final = 172 // 4
 HFLAGS: Final = 176 // 4
 CS_FLAGS: Final = 228 // 4
 SS_FLAGS: Final = 252 // 4
+LDT_LIMIT: Final = 344 // 4
 GDT_LIMIT: Final = 392 // 4
 MXCSR: Final = 0x330 // 4
 ERROR_CODE: Final = 0x1508 // 4
