@@ -213,3 +213,38 @@ def test_runstates_sum_up_to_the_time(real2: SmallDomain) -> None:
     for each in real2.domain.vcpus:
         assert sum(each.runstate_times) == each.runstate_since
         assert each.runstate_times[vcpu.RUNSTATE_runnable] > 20 * MS
+
+
+class TestPreemptCheck:
+    def test_undisturbed(self, guest2: SmallDomain) -> None:
+        guest2.domain.attend()
+        guest2.set_upcall_mask(0)
+        assert not guest2.domain.preempt_check(guest2.vcpu)
+
+    def test_event_that_can_be_delivered(self, guest: SmallDomain) -> None:
+        guest.domain.attend()
+        guest.set_upcall_mask(1)
+        guest.domain.events.send(guest.domain.events.bind_ipi(0))
+        assert not guest.domain.preempt_check(guest.vcpu)
+        guest.set_upcall_mask(0)
+        assert guest.domain.preempt_check(guest.vcpu)
+
+    def test_work_of_another_thread(self, guest: SmallDomain) -> None:
+        guest.domain.attend()
+        guest.domain.post(lambda: None)
+        assert guest.domain.preempt_check(guest.vcpu)
+        guest.domain.attend()
+        assert not guest.domain.preempt_check(guest.vcpu)
+
+    def test_end_of_the_domain(self, guest: SmallDomain) -> None:
+        guest.domain.attend()
+        guest.domain.stop("enough")
+        assert guest.domain.preempt_check(guest.vcpu)
+
+    def test_vcpu_that_has_yielded_or_blocked(self, real2: SmallDomain) -> None:
+        real2.domain.attend()
+        real2.call(xen.HYPERVISOR_sched_op, sched.SCHEDOP_yield)
+        assert real2.domain.preempt_check(real2.vcpu)
+        real2.domain.scheduler.switching = False
+        real2.call(xen.HYPERVISOR_sched_op, sched.SCHEDOP_block)
+        assert real2.domain.preempt_check(real2.vcpu)

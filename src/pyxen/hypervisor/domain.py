@@ -27,7 +27,7 @@ from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
 from pyxen.hypervisor.pagetables import L4, PageTables
 from pyxen.hypervisor.scheduler import Scheduler
 from pyxen.hypervisor.traps import Traps
-from pyxen.hypervisor.vcpu import MASK, NO_DEADLINE, Vcpu
+from pyxen.hypervisor.vcpu import MASK, NO_DEADLINE, PENDING, Vcpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,6 +230,17 @@ class Domain:
         if self.attention:
             self.attend()
         return bool(self.stopping)
+
+    def preempt_check(self, vcpu: Vcpu) -> bool:
+        """Whether a long hypercall of this vCPU is to be left, and continued later.
+
+        Xen's hypercall_preempt_check: another thread wants something, a deadline has come, another
+        vCPU is to run, or an event can be delivered. Whoever leaves must have made progress.
+        """
+        if self.attention or self.stopping or self.scheduler.switching or not vcpu.runnable:
+            return True
+        view = self.memory.bytes
+        return bool(view[vcpu.info + PENDING]) and not view[vcpu.info + MASK]
 
     def _fire_timers(self, vcpu: Vcpu, now: int) -> None:
         due = False

@@ -82,7 +82,7 @@ class Scheduler:
         self._wake = threading.Event()
         self._last = 0
         self._slice_end = NO_DEADLINE
-        self._rotate = False
+        self.switching = False
 
     def start(self) -> None:
         self._alarm.start()
@@ -124,14 +124,14 @@ class Scheduler:
     def yield_slice(self) -> None:
         """The running vCPU gives the rest of its slice to another one."""
         if sum(vcpu.runnable for vcpu in self._domain.vcpus) > 1:
-            self._rotate = True
+            self.switching = True
             self._domain.engine.stop()
 
     def _next(self) -> Vcpu | None:
         """The vCPU that ran last if it may go on, else the next one in turn."""
         vcpus = self._domain.vcpus
-        first = 1 if self._rotate else 0
-        self._rotate = False
+        first = 1 if self.switching else 0
+        self.switching = False
         for step in range(first, len(vcpus) + first):
             vcpu = vcpus[(self._last + step) % len(vcpus)]
             if vcpu.runnable:
@@ -153,7 +153,7 @@ class Scheduler:
         """At an attention: is the slice over?"""
         if self._slice_end and now >= self._slice_end:
             self._slice_end = NO_DEADLINE
-            self._rotate = True
+            self.switching = True
             self._domain.engine.stop()
 
     def next_deadline(self) -> int:
