@@ -127,7 +127,7 @@ def _run_once(
     try:
         domain = Domain(engine, options.memory_mib * _PAGES_PER_MIB, console_output=output)
         try:
-            ring = _build(domain, kernel, options, output)
+            ring = build_domain(domain, kernel, options, output)
             return _run_domain(domain, symbols, ring, console, scrollback, io, deadline)
         finally:
             domain.close()
@@ -135,7 +135,7 @@ def _run_once(
         engine.close()
 
 
-def _build(
+def build_domain(
     domain: Domain, kernel: KernelImage, options: RunOptions, output: Callable[[bytes], None]
 ) -> ConsoleBackend:
     """Fill the domain's memory and connect its console; the domain is then ready to run."""
