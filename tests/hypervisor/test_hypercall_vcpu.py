@@ -20,22 +20,29 @@ from small_domain import (
 
 from pyxen.abi import arch_x86_64 as arch
 from pyxen.abi import sched, vcpu, xen
+from pyxen.abi.arch_x86_64 import FLAT_USER_CS64, FLAT_USER_DS
 from pyxen.abi.errno import (
     EEXIST,
     EFAULT,
     EINVAL,
     ENOENT,
+    ENOSPC,
     ENOSYS,
     ENXIO,
     EPERM,
     ESRCH,
     ETIME,
 )
+from pyxen.errors import XenError
+from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.page_flags import PAGE_SIZE
+from pyxen.hypervisor.timers import PERIODIC, SINGLE_SHOT
+from pyxen.hypervisor.vcpu import Vcpu
 
 VCPU_OP = xen.HYPERVISOR_vcpu_op
 SCHED_OP = xen.HYPERVISOR_sched_op
 MS = 1_000_000
+SECOND = 1000 * MS
 HIGH = 1 << 32
 
 
@@ -290,6 +297,34 @@ class TestTimers:
         guest.host.ns += 100 * MS
         assert not self.fired(guest)
 
+    def test_periodic_timer_rests_while_the_vcpu_does_not_run(self, guest: SmallDomain) -> None:
+        """As under Xen: an overdue tick comes when the vCPU is switched in, and it wakes none."""
+        timers = guest.domain.timers
+        guest.host.ns += SECOND
+        self.fired(guest)
+        self.set_periodic(guest, 10 * MS)
+        assert self.fired(guest)  # the last one was long ago
+        scheduler = guest.domain.scheduler
+        assert scheduler._schedule() is guest.vcpu
+        guest.vcpu.block()
+        assert scheduler._schedule() is None
+        assert not timers.deadline(guest.vcpu, PERIODIC)
+        guest.host.ns += 15 * MS
+        assert not self.fired(guest)
+        guest.vcpu.wake()
+        assert scheduler._schedule() is guest.vcpu
+        assert self.fired(guest)
+        assert timers.deadline(guest.vcpu, PERIODIC) == guest.domain.clock.now() + 10 * MS
+
+    def test_timer_that_is_set_again_and_again_takes_no_memory(self, guest: SmallDomain) -> None:
+        timers = guest.domain.timers
+        for number in range(1000):
+            guest.call(xen.HYPERVISOR_set_timer_op, SECOND + number)
+        assert len(timers._heap) < 50
+        assert timers.next == SECOND + 999
+        guest.call(xen.HYPERVISOR_set_timer_op, 0)
+        assert timers.next == 0
+
     @pytest.mark.parametrize("period", [0, MS - 1, 1 << 62, (1 << 64) - 1])
     def test_periods_out_of_range(self, guest: SmallDomain, period: int) -> None:
         assert self.set_periodic(guest, period) == -EINVAL
@@ -317,10 +352,72 @@ class TestTimers:
         now = guest.domain.clock.now()
         deadline = now + delta & (1 << 64) - 1
         assert guest.call(xen.HYPERVISOR_set_timer_op, deadline) == 0
-        assert guest.vcpu.timer_deadline == now + 100 * MS
+        assert guest.domain.timers.deadline(guest.vcpu, SINGLE_SHOT) == now + 100 * MS
         far = now + (1 << 50) - 1
         assert guest.call(xen.HYPERVISOR_set_timer_op, far) == 0
-        assert guest.vcpu.timer_deadline == far
+        assert guest.domain.timers.deadline(guest.vcpu, SINGLE_SHOT) == far
+
+
+class TestTimeArea:
+    def register(self, guest: SmallDomain, address: int, index: int = 0) -> int:
+        layout = vcpu.VCPU_REGISTER_TIME_MEMORY_AREA
+        command = vcpu.VCPUOP_register_vcpu_time_memory_area
+        return vcpu_op(guest, command, index, layout, address)
+
+    def record(self, guest: SmallDomain) -> bytes:
+        start = guest.vcpu.info + xen.VCPU_INFO.offsets["time"]
+        return bytes(guest.memory.bytes[start : start + xen.VCPU_TIME_INFO.size])
+
+    def test_is_a_copy_of_the_record(self, guest: SmallDomain) -> None:
+        address = guest.address(7) + 4088  # over the end of a page
+        assert self.register(guest, address) == 0
+        assert guest.read(address, 32) == self.record(guest) != bytes(32)
+        before = guest.read(address, 32)
+        guest.host.ns += SECOND
+        guest.domain.attend()
+        assert guest.read(address, 32) == self.record(guest) != before
+
+    def test_version_is_odd_while_writing(
+        self, guest: SmallDomain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.register(guest, guest.address(7))
+        versions: list[int] = []
+        copy = guest_access.copy_to_area
+
+        def spy(target: Vcpu, at: int, data: bytes) -> None:
+            copy(target, at, data)
+            versions.append(int.from_bytes(guest.read(guest.address(7), 4), "little") & 1)
+
+        monkeypatch.setattr(guest_access, "copy_to_area", spy)
+        guest.vcpu.update_time_area()
+        assert versions == [1, 1, 0]
+
+    def test_is_written_late_for_user_mode(self, guest: SmallDomain) -> None:
+        address = guest.address(7)
+        self.register(guest, address)
+        guest.domain.load_user_base(guest.vcpu, guest.mfn(USER_L4))
+        guest.vcpu.cpu.enter_user(FLAT_USER_CS64, FLAT_USER_DS, True)
+        before = guest.read(address, 32)
+        guest.host.ns += SECOND
+        guest.domain.attend()
+        assert guest.read(address, 32) == before
+        guest.domain.traps.bounce(guest.vcpu, guest.address(0), -1, False)
+        assert guest.read(address, 32) == self.record(guest) != before
+
+    def test_refused(self, guest: SmallDomain) -> None:
+        for address in (XEN_ADDRESS, NON_CANONICAL):
+            assert self.register(guest, address) == -EFAULT
+        assert self.register(guest, NOT_MAPPED) == 0
+        assert self.register(guest, 0) == 0
+        command = vcpu.VCPUOP_register_vcpu_time_memory_area
+        assert guest.call(VCPU_OP, command, 0, NOT_MAPPED) == -EFAULT
+
+    @pytest.mark.parametrize(
+        "command",
+        [vcpu.VCPUOP_register_runstate_phys_area, vcpu.VCPUOP_register_vcpu_time_phys_area],
+    )
+    def test_areas_by_frame_are_later_than_this_xen(self, guest: SmallDomain, command: int) -> None:
+        assert guest.call(VCPU_OP, command, 0, guest.put(bytes(8))) == -ENOSYS
 
 
 class TestRunstate:
@@ -361,15 +458,69 @@ class TestRunstate:
         assert self.register(guest, address) == 0
         guest.vcpu.set_runstate(vcpu.RUNSTATE_blocked, 1000)
         guest.vcpu.set_runstate(vcpu.RUNSTATE_running, 3000)
+        guest.vcpu.update_runstate_area()
         state, since, *times = guest.read_struct(vcpu.VCPU_RUNSTATE_INFO, address)
         assert (state, since, times[vcpu.RUNSTATE_blocked]) == (vcpu.RUNSTATE_running, 3000, 2000)
 
-    def test_update_flag_is_set_while_writing_only(self, guest: SmallDomain) -> None:
+    def test_update_flag_is_set_while_writing_only(
+        self, guest: SmallDomain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert guest.call(xen.HYPERVISOR_vm_assist, 0, xen.VMASST_TYPE_runstate_update_flag) == 0
         address = guest.address(7)
         self.register(guest, address)
+        seen: list[tuple[int, int]] = []
+        copy = guest_access.copy_to_area
+
+        def spy(target: Vcpu, at: int, data: bytes) -> None:
+            copy(target, at, data)
+            state, since, *_ = guest.read_struct(vcpu.VCPU_RUNSTATE_INFO, address)
+            seen.append((state, since))
+
+        monkeypatch.setattr(guest_access, "copy_to_area", spy)
         guest.vcpu.set_runstate(vcpu.RUNSTATE_blocked, 1000)
+        guest.vcpu.update_runstate_area()
+        flag = vcpu.XEN_RUNSTATE_UPDATE
+        runnable, blocked = vcpu.RUNSTATE_runnable, vcpu.RUNSTATE_blocked
+        assert seen == [(runnable, flag), (blocked, 1000 | flag), (blocked, 1000)]
+
+    def test_area_is_written_late_for_user_mode(self, guest: SmallDomain) -> None:
+        """The tables of user mode do not map it."""
+        address = guest.address(7)
+        self.register(guest, address)
+        guest.domain.load_user_base(guest.vcpu, guest.mfn(USER_L4))
+        before = guest.read(address, 48)
+        guest.vcpu.cpu.enter_user(FLAT_USER_CS64, FLAT_USER_DS, True)
+        guest.vcpu.set_runstate(vcpu.RUNSTATE_blocked, 1000)
+        guest.vcpu.update_runstate_area()
+        assert guest.read(address, 48) == before
+        guest.domain.traps.bounce(guest.vcpu, guest.address(0), -1, False)
         assert guest.read_struct(vcpu.VCPU_RUNSTATE_INFO, address)[1] == 1000
+
+    def test_states_of_a_vcpu_that_waits_wakes_and_is_paused(self, guest2: SmallDomain) -> None:
+        first, second = guest2.domain.vcpus
+        second.initialised = second.up = True
+        assert second.runstate == vcpu.RUNSTATE_runnable
+        guest2.domain.pause()
+        guest2.domain.pause()
+        assert (first.runstate, second.runstate) == (vcpu.RUNSTATE_offline,) * 2
+        guest2.domain.unpause()
+        assert not first.runnable
+        guest2.domain.unpause()
+        assert (first.runstate, second.runstate) == (vcpu.RUNSTATE_runnable,) * 2
+        second.block()
+        assert second.runstate == vcpu.RUNSTATE_blocked
+        guest2.domain.pause()
+        assert second.runstate == vcpu.RUNSTATE_blocked
+        second.wake()
+        assert second.runstate == vcpu.RUNSTATE_offline
+        guest2.host.ns += 5 * MS
+        guest2.domain.unpause()
+        assert second.runstate == vcpu.RUNSTATE_runnable
+        assert second.runstate_times[vcpu.RUNSTATE_offline] == 5 * MS
+        second.up = False
+        assert second.runstate == vcpu.RUNSTATE_offline
+        with pytest.raises(XenError):
+            guest2.domain.unpause()
 
     @pytest.mark.parametrize("address", [NOT_MAPPED, LAST_SCRATCH - 8])
     def test_area_that_is_not_mapped_is_left_alone(self, guest: SmallDomain, address: int) -> None:
@@ -451,11 +602,14 @@ class TestSched:
         guest.host.ns += 2 * MS
         guest.domain.attend()
         assert guest.vcpu.runnable
-        assert self.poll(guest, [port], 1, now) == 0
-        assert guest.vcpu.runnable
+        for over in (now, 1, 1 << 63, (1 << 64) - 1):
+            assert self.poll(guest, [port], 1, over) == 0
+            guest.domain.attend()
+            assert guest.vcpu.runnable
 
-    def test_poll_without_ports_needs_no_pointer(self, guest: SmallDomain) -> None:
-        assert self.poll(guest, NON_CANONICAL, 0) == 0
+    def test_poll_without_ports_reads_none_but_checks_the_pointer(self, guest: SmallDomain) -> None:
+        assert self.poll(guest, NON_CANONICAL, 0) == -EFAULT
+        assert self.poll(guest, NOT_MAPPED, 0) == 0
         assert not guest.vcpu.runnable
         guest.domain.events.send(guest.domain.events.bind_ipi(0))
         assert guest.vcpu.runnable
@@ -479,9 +633,41 @@ class TestSched:
         guest.domain.events.send(port)
         assert self.poll(guest, [port, 4096], 2) == 0
 
+    def test_poll_of_several_ports_ends_with_any(self, guest2: SmallDomain) -> None:
+        """As Xen, which keeps one port."""
+        events = guest2.domain.events
+        guest2.set_upcall_mask(1)
+        ports = [events.bind_ipi(0), events.bind_ipi(0)]
+        other = events.bind_ipi(1)
+        assert self.poll(guest2, ports, 1) == 0
+        events.send(other)
+        assert not guest2.vcpu.runnable
+        events.send(ports[0])
+        assert guest2.vcpu.runnable
+        self.take(guest2, ports[0])
+        self.take(guest2, other)
+        assert self.poll(guest2, ports, 2) == 0
+        assert not guest2.vcpu.runnable
+        events.send(other)
+        assert guest2.vcpu.runnable
+
+    def take(self, guest: SmallDomain, port: int) -> None:
+        start = guest.memory.shared_info_mfn * PAGE_SIZE
+        offset = start + xen.SHARED_INFO.offsets["evtchn_pending"]
+        guest.memory.words[offset >> 3] &= ~(1 << port)
+
     @pytest.mark.parametrize(
         ("reason", "name"),
-        [(0, "poweroff"), (1, "reboot"), (3, "crash"), (0x101, "reboot"), (200, "crash")],
+        [
+            (0, "poweroff"),
+            (1, "reboot"),
+            (2, "suspend"),
+            (3, "crash"),
+            (4, "watchdog"),
+            (5, "soft_reset"),
+            (0x101, "reboot"),
+            (200, "crash"),
+        ],
     )
     def test_shutdown(self, guest: SmallDomain, reason: int, name: str) -> None:
         """Eight bits count, and any of them are taken."""
@@ -494,6 +680,44 @@ class TestSched:
             assert guest.call(SCHED_OP, sched.SCHEDOP_shutdown_code, pointer) == 0
         assert not guest.domain.stopping
         self.shutdown(guest, sched.SHUTDOWN_poweroff)
+        assert guest.domain.stopping == "watchdog"
+
+    def test_shutdown_code_of_poweroff_counts(self, guest: SmallDomain) -> None:
+        pointer = guest.put_struct(sched.SCHED_SHUTDOWN, sched.SHUTDOWN_poweroff)
+        assert guest.call(SCHED_OP, sched.SCHEDOP_shutdown_code, pointer) == 0
+        self.shutdown(guest, sched.SHUTDOWN_reboot)
+        assert guest.domain.stopping == "poweroff"
+
+    def watchdog(self, guest: SmallDomain, number: int, seconds: int) -> int:
+        pointer = guest.put_struct(sched.SCHED_WATCHDOG, number, seconds)
+        return guest.call(SCHED_OP, sched.SCHEDOP_watchdog, pointer)
+
+    def test_watchdogs(self, guest: SmallDomain) -> None:
+        assert self.watchdog(guest, 1, 10) == -EINVAL
+        assert self.watchdog(guest, 0, 10) == 1
+        assert self.watchdog(guest, 2, 10) == -EINVAL
+        assert self.watchdog(guest, 0, 20) == 2
+        assert self.watchdog(guest, 0, 20) == -ENOSPC
+        assert self.watchdog(guest, 3, 20) == -EINVAL
+        assert self.watchdog(guest, 1, 0) == 0
+        assert self.watchdog(guest, 1, 10) == -EINVAL
+        assert self.watchdog(guest, 0, 30) == 1
+        guest.host.ns += 19 * SECOND
+        guest.domain.attend()
+        assert self.watchdog(guest, 2, 20) == 0
+        guest.host.ns += 10 * SECOND
+        guest.domain.attend()
+        assert not guest.domain.stopping
+        guest.host.ns += 2 * SECOND
+        guest.domain.attend()
+        assert guest.domain.stopping == "watchdog"
+
+    def test_watchdog_that_is_taken_without_a_time_expires_at_once(
+        self, guest: SmallDomain
+    ) -> None:
+        guest.host.ns += MS
+        assert self.watchdog(guest, 0, 0) == 1
+        guest.domain.attend()
         assert guest.domain.stopping == "watchdog"
 
     def test_remote_shutdown_is_for_domain_0(self, guest: SmallDomain) -> None:

@@ -20,6 +20,7 @@ from pyxen.testing import FakeCpu, make_hypercall
 
 MS = 1_000_000
 GRACE = 0.6
+PENDING_WORDS = xen.SHARED_INFO.offsets["evtchn_pending"] // 8
 
 
 @pytest.fixture
@@ -213,6 +214,77 @@ def test_runstates_sum_up_to_the_time(real2: SmallDomain) -> None:
     for each in real2.domain.vcpus:
         assert sum(each.runstate_times) == each.runstate_since
         assert each.runstate_times[vcpu.RUNSTATE_runnable] > 20 * MS
+
+
+def test_woken_vcpu_does_not_wait_for_slices(real2: SmallDomain) -> None:
+    """The first one computes; the second one waits for events that it sends itself by a timer."""
+    late: list[int] = []
+    clock = real2.domain.clock
+    second = real2.domain.vcpus[1]
+    real2.domain.events.bind_virq(xen.VIRQ_TIMER, 1)
+    real2.set_upcall_mask(1, second)
+    deadline = 0
+
+    def set_timer(handler: TrapHandler, cpu: FakeCpu) -> None:
+        nonlocal deadline
+        real2.take_events(second)
+        real2.memory.words[real2.memory.shared_info_mfn * 512 + PENDING_WORDS] = 0
+        deadline = clock.now() + 3 * MS
+        make_hypercall(xen.HYPERVISOR_set_timer_op, deadline)(handler, cpu)
+
+    def note(handler: TrapHandler, cpu: FakeCpu) -> None:
+        late.append(clock.now() - deadline)
+
+    def rest(handler: TrapHandler, cpu: FakeCpu) -> None:
+        real2.take_events(second)
+
+    real2.engine.cpus[0].script(repeat(real2.engine.spin))
+    real2.engine.cpus[1].script([set_timer, BLOCK, note] * 30)
+    real2.engine.cpus[1].script([rest, BLOCK])
+    with stopping_after(real2, 0.3):
+        real2.domain.run()
+    assert len(late) == 30
+    assert sorted(late)[15] < 3 * MS
+    runnable = second.runstate_times[vcpu.RUNSTATE_runnable]
+    assert runnable == pytest.approx(sum(late), rel=0.5)
+
+
+def test_cap_leaves_that_much_of_a_processor(real2: SmallDomain) -> None:
+    for cpu in real2.engine.cpus:
+        cpu.script(repeat(real2.engine.spin))
+    real2.domain.scheduler.set_cap(30)
+    start = real2.domain.clock.now()
+    with stopping_after(real2, 0.5):
+        real2.domain.run()
+    passed = real2.domain.clock.now() - start
+    ran = sum(share(each) for each in real2.domain.vcpus)
+    assert ran == pytest.approx(0.3 * passed, rel=0.1)
+    for each in real2.domain.vcpus:
+        assert sum(each.runstate_times) == each.runstate_since
+        assert each.runstate_times[vcpu.RUNSTATE_blocked] == 0
+
+
+def test_pause_stops_the_guest_and_counts_as_offline(real: SmallDomain) -> None:
+    real.engine.cpus[0].script(repeat(real.engine.spin))
+    timers = [
+        threading.Timer(0.05, real.domain.post, [real.domain.pause]),
+        threading.Timer(0.15, real.domain.post, [real.domain.unpause]),
+    ]
+    for timer in timers:
+        timer.start()
+    with stopping_after(real, 0.2):
+        real.domain.run()
+    offline = real.vcpu.runstate_times[vcpu.RUNSTATE_offline]
+    assert offline == pytest.approx(100 * MS, abs=30 * MS)
+    assert share(real.vcpu) == pytest.approx(100 * MS, abs=30 * MS)
+
+
+def test_vcpus_that_go_up_and_down_take_no_memory(guest2: SmallDomain) -> None:
+    second = guest2.domain.vcpus[1]
+    for _ in range(1000):
+        second.up = True
+        second.up = False
+    assert len(guest2.domain.scheduler._queue) < 20
 
 
 class TestPreemptCheck:

@@ -14,8 +14,11 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.arch_x86_64 import FLAT_KERNEL_CS, FLAT_KERNEL_SS, XEN_LEGACY_MAX_VCPUS
+from pyxen.abi.errno import EINVAL
+from pyxen.abi.sched import SHUTDOWN_NAMES
 from pyxen.abi.xen import DOMID_SELF, VCPU_INFO
 from pyxen.engine.registers import RAX, RBX, RCX, RDX
+from pyxen.errors import XenError
 from pyxen.hypervisor.clock import Clock
 from pyxen.hypervisor.cpuid import CpuidPolicy
 from pyxen.hypervisor.events import EventChannels
@@ -26,8 +29,9 @@ from pyxen.hypervisor.memory import Memory
 from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
 from pyxen.hypervisor.pagetables import L4, PageTables
 from pyxen.hypervisor.scheduler import Scheduler
+from pyxen.hypervisor.timers import SINGLE_SHOT, Timers
 from pyxen.hypervisor.traps import Traps
-from pyxen.hypervisor.vcpu import MASK, NO_DEADLINE, PENDING, Vcpu
+from pyxen.hypervisor.vcpu import MASK, PENDING, VPF_PAUSED, Vcpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +80,7 @@ class Domain:
             self.memory.bytes[shared_info + slot * VCPU_INFO.size + MASK] = 1
         self.events = EventChannels(self)
         self.grants = GrantTable(self.memory)
+        self.timers = Timers(self)
         self.scheduler = Scheduler(self)
         self.dispatcher: Dispatcher
         self.traps = Traps(self)
@@ -84,7 +89,8 @@ class Domain:
         self._cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.stopping: str = ""
         self.vm_assist = 0
-        self.shutdown_code = 0
+        self.shutdown_code: int | None = None
+        self.pause_count = 0
         self.attention = False
         self._posted: deque[Callable[[], None]] = deque()
         self._start_ns = 0
@@ -139,9 +145,15 @@ class Domain:
         )
         self._start_ns = perf_counter_ns()
         self.clock.write_wall_clock(self.memory.bytes, self.memory.shared_info_mfn * PAGE_SIZE)
-        for each in self.vcpus[:XEN_LEGACY_MAX_VCPUS]:
-            self.clock.write(self.memory.bytes, each.info)
+        for each in self.vcpus:
+            self.update_time(each)
         self.scheduler.start()
+
+    def update_time(self, vcpu: Vcpu) -> None:
+        """Write the vCPU's time record, and the copy that the guest may have asked for."""
+        if vcpu.index < XEN_LEGACY_MAX_VCPUS or vcpu.info_registered:
+            self.clock.write(self.memory.bytes, vcpu.info)
+            vcpu.update_time_area()
 
     def set_up_cpu(self, vcpu: Vcpu) -> None:
         """Bring a CPU to the state in which a vCPU starts: flat kernel segments, Xen's GDT."""
@@ -199,6 +211,34 @@ class Domain:
         self.stopping = self.stopping or reason
         self.engine.stop()
 
+    def shutdown(self, reason: int) -> None:
+        """The guest ends itself; ``reason`` is a SHUTDOWN_*, unless one has been set before.
+
+        Xen takes any number; to a tool stack one that has no name is a crash.
+        """
+        if self.shutdown_code is None:
+            self.shutdown_code = reason
+        self.stop(SHUTDOWN_NAMES.get(self.shutdown_code, "crash"))
+
+    def pause(self) -> None:
+        """Let no vCPU run until as many ``unpause`` have come; from another thread by ``post``.
+
+        Meanwhile a vCPU that could run is offline, as under Xen; a guest counts that as stolen.
+        """
+        self.pause_count += 1
+        if self.pause_count == 1:
+            for vcpu in self.vcpus:
+                vcpu.change_pause_flag(VPF_PAUSED, True)
+
+    def unpause(self) -> None:
+        """Take back one ``pause``. Raises XenError(EINVAL) if there is none."""
+        if not self.pause_count:
+            raise XenError(EINVAL)
+        self.pause_count -= 1
+        if not self.pause_count:
+            for vcpu in self.vcpus:
+                vcpu.change_pause_flag(VPF_PAUSED, False)
+
     def post(self, work: Callable[[], None]) -> None:
         """From any thread: do this soon in the thread of the vCPUs."""
         self._posted.append(work)
@@ -211,19 +251,17 @@ class Domain:
         self.engine.kick()
 
     def attend(self) -> None:
-        """Do what was posted, fire the timers that are due. In the thread of the vCPUs."""
+        """Do what was posted, and what is due. In the thread of the vCPUs."""
         self.attention = False
         while self._posted:
             self._posted.popleft()()
         now = self.clock.now()
-        for vcpu in self.vcpus:
-            self._fire_timers(vcpu, now)
+        if self.timers.next and self.timers.next <= now:
+            self.timers.fire(now)
         if self.clock.steer():
             for vcpu in self.vcpus:
-                if vcpu.index < XEN_LEGACY_MAX_VCPUS or vcpu.info_registered:
-                    self.clock.write(self.memory.bytes, vcpu.info)
-        self.scheduler.check_slice(now)
-        self.scheduler.set_alarm(now)
+                self.update_time(vcpu)
+        self.scheduler.check(now)
 
     def must_leave(self) -> bool:
         """In a long hypercall, now and then: attend, and tell whether the domain stops."""
@@ -242,25 +280,9 @@ class Domain:
         view = self.memory.bytes
         return bool(view[vcpu.info + PENDING]) and not view[vcpu.info + MASK]
 
-    def _fire_timers(self, vcpu: Vcpu, now: int) -> None:
-        due = False
-        if vcpu.timer_deadline and now >= vcpu.timer_deadline:
-            vcpu.timer_deadline = NO_DEADLINE
-            due = True
-        if vcpu.period_deadline and now >= vcpu.period_deadline:
-            missed = (now - vcpu.period_deadline) // vcpu.timer_period
-            vcpu.period_deadline += (missed + 1) * vcpu.timer_period
-            due = True
-        if due and vcpu.timer_port:
-            self.events.set_pending(vcpu.timer_port)
-            self.counters.add_operation("virq_timer")
-        if vcpu.poll_deadline and now >= vcpu.poll_deadline:
-            vcpu.wake()
-
     def set_timer(self, vcpu: Vcpu, deadline: int) -> None:
         """The single-shot timer: VIRQ_TIMER at this system time; NO_DEADLINE stops it."""
-        vcpu.timer_deadline = deadline
-        self.scheduler.set_alarm(self.clock.now())
+        self.timers.set(vcpu, SINGLE_SHOT, deadline)
 
     def report_once(self, message: str) -> None:
         """Log something that a guest can do without end, once."""

@@ -236,9 +236,8 @@ class EventChannels:
         words[self._pending + index] = pending | bit
         if not words[self._mask + index] & bit:
             self._mark(self._domain.vcpus[port.vcpu], index)
-        for poller in self._domain.vcpus:
-            if poller.polling and number in poller.polling:
-                poller.wake()
+        if self._domain.scheduler.pollers:
+            self._domain.scheduler.check_pollers(number)
 
     def unmask(self, number: int) -> None:
         """Clear a bound port's mask bit, and deliver what came meanwhile.

@@ -104,6 +104,22 @@ def copy_to(vcpu: Vcpu, address: int, data: bytes) -> None:
         done += part
 
 
+def copy_to_area(vcpu: Vcpu, address: int, data: bytes) -> None:
+    """Write to what the vCPU's tables of the moment map, be they those of user mode. EFAULT."""
+    cpu = vcpu.cpu
+    table = cpu.user_page_table if cpu.user_mode else cpu.kernel_page_table
+    memory = vcpu.domain.memory
+    _check_range(address, len(data))
+    while data:
+        part = PAGE_SIZE - (address & 0xFFF)
+        machine = translate(vcpu.words, table, address, PRESENT | RW)
+        if machine == NOT_MAPPED or machine >= memory.frames * PAGE_SIZE:
+            raise XenError(EFAULT)
+        memory.bytes[machine : machine + len(data[:part])] = data[:part]
+        address += part
+        data = data[part:]
+
+
 def find_words(vcpu: Vcpu, address: int, count: int) -> int:
     """Position in ``memory.words`` of aligned 64-bit words in one page, or NOT_MAPPED.
 

@@ -1,28 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which vCPU runs, and when waiting ends.
 
-The vCPUs of a domain share one thread. A vCPU runs until it blocks, yields or its time slice is
-over while another one could run. When none can run, the thread sleeps until the next deadline or
-until something is posted from another thread. While guest code runs nobody looks at the clock, so
-the *alarm*, a thread of its own that only sleeps, kicks the engine when the next deadline has
-come.
+The vCPUs of a domain share one thread. Who has run least runs next: each vCPU has a *virtual time*
+that grows while it runs, and those that wait for the processor are sorted by it. A vCPU runs until
+it blocks, yields, or its time slice is over while another one waits. One that has slept is not
+owed all that time: its virtual time is set to a little before that of the others, so that it runs
+soon, and the vCPU that runs has to make way for it, but not before it has run for a moment (as
+Xen's ``sched_ratelimit_us``).
+
+A *cap* limits what the vCPUs of the domain use together, in percent of one processor. It is a
+budget for each period of 10 ms, as in Xen's credit2; when it is used up, all vCPUs wait for the
+next period. What was used too much is taken from the periods that follow.
+
+When none can run, the thread sleeps until the next deadline or until something is posted from
+another thread. While guest code runs nobody looks at the clock, so the *alarm*, a thread of its
+own that only sleeps, kicks the engine when the next deadline has come.
 """
 
 from __future__ import annotations
 
 import threading
+from heapq import heapify, heappop, heappush
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.vcpu import RUNSTATE_running
-from pyxen.hypervisor.vcpu import NO_DEADLINE
+from pyxen.abi.vcpu import RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_runnable, RUNSTATE_running
+from pyxen.hypervisor.timers import NO_DEADLINE, PERIODIC
+from pyxen.hypervisor.vcpu import ANY_PORT
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
     from pyxen.hypervisor.vcpu import Vcpu
 
 TIME_SLICE: Final = 10_000_000
+RATE_LIMIT: Final = 500_000
+"""A vCPU runs for at least so long before one that was woken takes its place."""
+_PREFERENCE: Final = TIME_SLICE
+"""So far before the others a vCPU that has slept is set."""
+_CAP_PERIOD: Final = 10_000_000
 _LONG: Final = 10.0
+_NOT_WAITING: Final = 0
 
 
 class Alarm:
@@ -74,15 +91,37 @@ class Alarm:
 
 
 class Scheduler:
-    """The loop of the thread that runs the vCPUs."""
+    """The loop of the thread that runs the vCPUs.
+
+    ``switching`` is set when the vCPU that runs shall make way for another one; ``pollers`` are
+    the indices of the vCPUs that are blocked in a poll.
+    """
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self._alarm = Alarm(domain)
+        self._alarm_deadline = NO_DEADLINE
         self._wake = threading.Event()
-        self._last = 0
-        self._slice_end = NO_DEADLINE
         self.switching = False
+        self._yielding = False
+
+        self._current: Vcpu | None = None
+        self._started = 0
+        self._charged = 0
+        self._slice_end = NO_DEADLINE
+
+        self._virtual_times = [0] * len(domain.vcpus)
+        self._floor = 0
+        self._queue: list[tuple[int, int, int]] = []  # virtual time, ticket, index of the vCPU
+        self._tickets = [_NOT_WAITING] * len(domain.vcpus)
+        self._last_ticket = 0
+        self._waiting = 0
+
+        self.pollers: set[int] = set()
+
+        self._allowance = 0
+        self._budget = 0
+        self._period_end = 0
 
     def start(self) -> None:
         self._alarm.start()
@@ -103,80 +142,215 @@ class Scheduler:
             self._wake.clear()
             domain.attend()
             if self._stopping():
-                return
-            vcpu = self._next()
+                break
+            vcpu = self._schedule()
             if vcpu is None:
                 self._idle()
                 continue
-            now = domain.clock.now()
-            vcpu.set_runstate(RUNSTATE_running, now)
-            self._start_slice(now)
             domain.traps.return_to_guest(vcpu)
-            if vcpu.runnable and not self._stopping():
+            if vcpu.runnable and not self.switching and not self._stopping():
                 start = perf_counter_ns()
                 engine.run(vcpu.cpu)
                 counters.engine_ns += perf_counter_ns() - start
-            vcpu.set_runstate(vcpu.waiting_state(), domain.clock.now())
+        self._switch(None, domain.clock.now())
 
     def _stopping(self) -> bool:
         return bool(self._domain.stopping)
 
-    def yield_slice(self) -> None:
-        """The running vCPU gives the rest of its slice to another one."""
-        if sum(vcpu.runnable for vcpu in self._domain.vcpus) > 1:
-            self.switching = True
-            self._domain.engine.stop()
+    # Choosing
 
-    def _next(self) -> Vcpu | None:
-        """The vCPU that ran last if it may go on, else the next one in turn."""
-        vcpus = self._domain.vcpus
-        first = 1 if self.switching else 0
-        self.switching = False
-        for step in range(first, len(vcpus) + first):
-            vcpu = vcpus[(self._last + step) % len(vcpus)]
-            if vcpu.runnable:
-                if vcpu.index != self._last:
-                    self._slice_end = NO_DEADLINE
-                self._last = vcpu.index
+    def _schedule(self) -> Vcpu | None:
+        """The vCPU that runs from now on: the one that ran, or the next one."""
+        now = self._domain.clock.now()
+        current = self._current
+        self._charge(now)
+        if current is not None:
+            if current.runnable and not self.switching and not self._exhausted():
+                return current
+            if current.runnable:
+                self._enqueue(current)
+        self.switching = self._yielding = False
+        self._switch(None if self._exhausted() else self._pop(), now)
+        return self._current
+
+    def _switch(self, vcpu: Vcpu | None, now: int) -> None:
+        old = self._current
+        self._current = vcpu
+        if old is not None and old is not vcpu:
+            old.set_runstate(old.waiting_state(), now)
+            old.update_runstate_area()
+            self._domain.timers.set(old, PERIODIC, NO_DEADLINE)
+        if vcpu is not None:
+            if vcpu is not old:
+                vcpu.set_runstate(RUNSTATE_running, now)
+                vcpu.update_runstate_area()
+                self._domain.timers.run_periodic(vcpu, now)
+            self._started = self._charged = now
+            self._slice_end = now + TIME_SLICE if self._waiting else NO_DEADLINE
+            self.set_alarm(now)
+
+    def _enqueue(self, vcpu: Vcpu) -> None:
+        index = vcpu.index
+        if self._yielding and self._waiting:
+            # Behind all that wait now.
+            last = max(
+                time for time, ticket, other in self._queue if ticket == self._tickets[other]
+            )
+            self._virtual_times[index] = max(self._virtual_times[index], last)
+        self._last_ticket += 1
+        self._tickets[index] = self._last_ticket
+        self._waiting += 1
+        if len(self._queue) > 4 * len(self._tickets):
+            self._tidy()
+        heappush(self._queue, (self._virtual_times[index], self._last_ticket, index))
+
+    def _tidy(self) -> None:
+        """Drop entries that do not count: a guest may take vCPUs up and down again and again."""
+        self._queue = [entry for entry in self._queue if entry[1] == self._tickets[entry[2]]]
+        heapify(self._queue)
+
+    def _dequeue(self, vcpu: Vcpu) -> None:
+        """Its entry in the queue stays, and does not count."""
+        if self._tickets[vcpu.index] != _NOT_WAITING:
+            self._tickets[vcpu.index] = _NOT_WAITING
+            self._waiting -= 1
+
+    def _pop(self) -> Vcpu | None:
+        while self._queue:
+            time, ticket, index = heappop(self._queue)
+            if ticket == self._tickets[index]:
+                vcpu = self._domain.vcpus[index]
+                self._dequeue(vcpu)
+                self._floor = max(self._floor, time)
                 return vcpu
         return None
 
-    def _start_slice(self, now: int) -> None:
-        if sum(vcpu.runnable for vcpu in self._domain.vcpus) > 1:
-            if not self._slice_end:
-                self._slice_end = now + TIME_SLICE
-        else:
-            self._slice_end = NO_DEADLINE
+    def _leave(self) -> None:
+        self.switching = True
+        self._domain.engine.stop()
+
+    # What vCPUs do
+
+    def vcpu_wake(self, vcpu: Vcpu) -> None:
+        """One of the reasons why it could not run is gone."""
+        now = self._domain.clock.now()
+        if not vcpu.runnable:
+            if vcpu.runstate == RUNSTATE_blocked and not vcpu.blocked:
+                vcpu.set_runstate(RUNSTATE_offline, now)
+            return
+        if vcpu is self._current or self._tickets[vcpu.index] != _NOT_WAITING:
+            return
+        vcpu.set_runstate(RUNSTATE_runnable, now)
+        virtual = max(self._virtual_times[vcpu.index], self._floor - _PREFERENCE)
+        self._virtual_times[vcpu.index] = virtual
+        self._enqueue(vcpu)
+        if self._current is not None:
+            self._make_way(virtual, now)
+
+    def _make_way(self, virtual: int, now: int) -> None:
+        """Let the slice of the running vCPU end for one with this virtual time."""
+        assert self._current is not None
+        own = self._virtual_times[self._current.index] + now - self._charged
+        end = self._started + (RATE_LIMIT if virtual < own else TIME_SLICE)
+        if end <= now:
+            self._leave()
+        elif not self._slice_end or end < self._slice_end:
+            self._slice_end = end
+            self.new_deadline(end)
+
+    def vcpu_sleep(self, vcpu: Vcpu) -> None:
+        """It cannot run any more."""
+        if vcpu is self._current:
+            self._leave()
+            return
+        self._dequeue(vcpu)
+        if vcpu.runstate == RUNSTATE_runnable:
+            vcpu.set_runstate(vcpu.waiting_state(), self._domain.clock.now())
+
+    def yield_slice(self) -> None:
+        """The running vCPU goes behind all that wait."""
+        if self._waiting:
+            self._yielding = True
+            self._leave()
+
+    def check_pollers(self, port: int) -> None:
+        """A port has become pending: wake the vCPUs that poll it, or several ports (as Xen)."""
+        for index in sorted(self.pollers):
+            vcpu = self._domain.vcpus[index]
+            if vcpu.polling in (ANY_PORT, port):
+                vcpu.wake()
+
+    # Cap
+
+    def set_cap(self, percent: int) -> None:
+        """So much of a processor the vCPUs may use together; 0: no limit."""
+        now = self._domain.clock.now()
+        self._charge(now)
+        self._allowance = self._budget = _CAP_PERIOD * percent // 100
+        self._period_end = now + _CAP_PERIOD
         self.set_alarm(now)
 
-    def check_slice(self, now: int) -> None:
-        """At an attention: is the slice over?"""
+    def _charge(self, now: int) -> None:
+        """Account for what the running vCPU has used up to now."""
+        if self._current is not None:
+            used = now - self._charged
+            self._charged = now
+            self._virtual_times[self._current.index] += used
+            self._budget -= used
+
+    def _exhausted(self) -> bool:
+        return self._allowance != 0 and self._budget <= 0
+
+    def _replenish(self, now: int) -> None:
+        periods = (now - self._period_end) // _CAP_PERIOD + 1
+        self._period_end += periods * _CAP_PERIOD
+        self._budget = min(self._allowance, self._budget + periods * self._allowance)
+
+    # Time
+
+    def check(self, now: int) -> None:
+        """At an attention: is the slice over, or the budget?"""
+        if self._allowance:
+            self._charge(now)
+            if now >= self._period_end:
+                self._replenish(now)
+            if self._current is not None and self._exhausted():
+                self._leave()
         if self._slice_end and now >= self._slice_end:
             self._slice_end = NO_DEADLINE
-            self.switching = True
-            self._domain.engine.stop()
+            self._leave()
+        self.set_alarm(now)
 
-    def next_deadline(self) -> int:
-        """The earliest of all deadlines in system time, or NO_DEADLINE."""
-        deadline = NO_DEADLINE
-        for vcpu in self._domain.vcpus:
-            for other in (vcpu.timer_deadline, vcpu.period_deadline, vcpu.poll_deadline):
-                if other and (not deadline or other < deadline):
-                    deadline = other
-        return deadline
+    def new_deadline(self, deadline: int) -> None:
+        """There is one that the alarm may not know of."""
+        now = self._domain.clock.now()
+        if deadline <= now:
+            self._domain.attention = True
+        elif not self._alarm_deadline or deadline < self._alarm_deadline:
+            self.set_alarm(now)
 
     def set_alarm(self, now: int) -> None:
-        """Tell the alarm of the next deadline; to be called when one has changed."""
-        deadline = self.next_deadline()
-        if self._slice_end and (not deadline or self._slice_end < deadline):
-            deadline = self._slice_end
+        """Tell the alarm of the next deadline at which the running vCPU is interrupted."""
+        if self._current is None:
+            return
+        deadline = self._earliest(self._domain.timers.next, self._slice_end)
+        if self._allowance:
+            deadline = self._earliest(deadline, max(1, self._charged + self._budget))
+        self._alarm_deadline = deadline
         self._alarm.set(max(1, deadline - now + monotonic_ns()) if deadline else NO_DEADLINE)
+
+    @staticmethod
+    def _earliest(one: int, other: int) -> int:
+        return min(one, other) if one and other else one or other
 
     def _idle(self) -> None:
         """Sleep until the next deadline or ``wake``."""
         domain = self._domain
+        self._alarm_deadline = NO_DEADLINE
         self._alarm.set(NO_DEADLINE)
-        deadline = self.next_deadline()
+        deadline = domain.timers.next
+        if self._waiting:  # for a budget
+            deadline = self._earliest(deadline, self._period_end)
         start = perf_counter_ns()
         wait = (deadline - domain.clock.now()) / 1e9 if deadline else _LONG
         if wait > 0:

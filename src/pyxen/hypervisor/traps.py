@@ -319,6 +319,8 @@ class Traps:
         if mask_events:
             self._bytes[vcpu.info + MASK] = 1
         cpu.enter_kernel(FLAT_KERNEL_CS, FLAT_KERNEL_SS)
+        if vcpu.areas_late:
+            vcpu.update_late_areas()
         words[RSP] = stack
         words[RIP] = handler
         registers.write_flags(flags & ~_CLEARED_ON_ENTRY | IF)
@@ -395,7 +397,7 @@ class Traps:
         domain = self._domain
         if domain.attention:
             domain.attend()
-        if vcpu.blocked or not vcpu.up or domain.stopping:
+        if vcpu.pause_flags or domain.stopping:
             self._engine.stop()
             return
         info = vcpu.info

@@ -35,16 +35,13 @@ cdef class Vcpu:
     cdef public unsigned long long ldt_base
     cdef public unsigned long long ldt_entries
 
-    cdef public bint up
-    cdef public bint blocked
-    cdef public object polling
-    cdef public object poll_deadline
-    cdef public object timer_deadline
+    cdef public unsigned int pause_flags
+    cdef public int polling
     cdef public int timer_port
-    cdef public object timer_period
-    cdef public object period_deadline
 
     cdef public int runstate
     cdef public object runstate_since
     cdef public list runstate_times
     cdef public unsigned long long runstate_area
+    cdef public unsigned long long time_area
+    cdef public unsigned int areas_late

@@ -14,10 +14,11 @@ from pyxen.abi.vcpu import (
     RUNSTATE_offline,
     RUNSTATE_runnable,
 )
-from pyxen.abi.xen import VCPU_INFO
+from pyxen.abi.xen import VCPU_INFO, VCPU_TIME_INFO
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.emulate.privileged import guest_cr4
+from pyxen.hypervisor.timers import NO_DEADLINE, POLL
 
 if TYPE_CHECKING:
     from pyxen.engine.cpu import Cpu
@@ -30,7 +31,18 @@ MASK: Final = VCPU_INFO.offsets["evtchn_upcall_mask"]
 PENDING_SELECTOR: Final = VCPU_INFO.offsets["evtchn_pending_sel"]
 CR2: Final = VCPU_INFO.offsets["arch"]
 
-NO_DEADLINE: Final = 0
+TIME: Final = VCPU_INFO.offsets["time"]
+
+VPF_BLOCKED: Final = 1
+VPF_DOWN: Final = 2
+VPF_PAUSED: Final = 4
+"""Why a vCPU does not run: it waits for an event, is not up, its domain is paused."""
+
+NOT_POLLING: Final = 0
+ANY_PORT: Final = -1
+
+RUNSTATE_LATE: Final = 1
+TIME_LATE: Final = 2
 
 
 class Vcpu:
@@ -76,68 +88,147 @@ class Vcpu:
         self.ldt_entries = 0
 
         # Scheduling.
-        self.up = False
-        self.blocked = False
-        self.polling: list[int] = []
-        self.poll_deadline = NO_DEADLINE
-        self.timer_deadline = NO_DEADLINE
+        self.pause_flags = VPF_DOWN
+        self.polling = NOT_POLLING
         self.timer_port = 0
-        self.timer_period = 0
-        self.period_deadline = NO_DEADLINE
 
         self.runstate = RUNSTATE_offline
         self.runstate_since = 0
         self.runstate_times = [0] * len(RUNSTATE_NAMES)
         self.runstate_area = 0
+        self.time_area = 0
+        self.areas_late = 0
+
+    # Why it does not run
 
     @property
     def runnable(self) -> bool:
         """Whether it would run if it had a processor."""
-        return self.up and not self.blocked
+        return self.pause_flags == 0
+
+    @property
+    def up(self) -> bool:
+        return not self.pause_flags & VPF_DOWN
+
+    @up.setter
+    def up(self, value: bool) -> None:
+        self.change_pause_flag(VPF_DOWN, not value)
+
+    @property
+    def blocked(self) -> bool:
+        return bool(self.pause_flags & VPF_BLOCKED)
+
+    @blocked.setter
+    def blocked(self, value: bool) -> None:
+        self.change_pause_flag(VPF_BLOCKED, value)
+
+    def change_pause_flag(self, flag: int, value: bool) -> None:
+        """Set or clear one of VPF_*; it runs only when all are clear."""
+        if value:
+            self.pause_flags |= flag
+            self.domain.scheduler.vcpu_sleep(self)
+        elif self.pause_flags & flag:
+            self.pause_flags &= ~flag
+            self.domain.scheduler.vcpu_wake(self)
 
     def block(self) -> None:
         """Wait for an event."""
         self.blocked = True
-        self.domain.engine.stop()
+
+    def poll(self, port: int, deadline: int) -> None:
+        """Wait for this port or ANY_PORT, or until this time, if it is not NO_DEADLINE."""
+        self.polling = port
+        self.domain.scheduler.pollers.add(self.index)
+        self.domain.timers.set(self, POLL, deadline)
+        self.blocked = True
 
     def wake(self) -> None:
         """An event or a time-out has come."""
+        if self.polling != NOT_POLLING:
+            self.polling = NOT_POLLING
+            self.domain.scheduler.pollers.discard(self.index)
+            self.domain.timers.set(self, POLL, NO_DEADLINE)
         self.blocked = False
-        self.polling = []
-        self.poll_deadline = NO_DEADLINE
+
+    # Run states
 
     def set_runstate(self, state: int, now: int) -> None:
-        """Account the time in the last state and tell the guest, if it has an area for it."""
-        self.runstate_times[self.runstate] += now - self.runstate_since
+        """Account for the time in the last state."""
+        if state == self.runstate:
+            return
+        passed = now - self.runstate_since
+        if passed > 0:
+            self.runstate_times[self.runstate] += passed
+            self.runstate_since = now
         self.runstate = state
-        self.runstate_since = now
-        if self.runstate_area:
-            self.write_runstate()
 
     def waiting_state(self) -> int:
         """The run state of this vCPU while another one runs."""
-        if not self.up:
-            return RUNSTATE_offline
-        return RUNSTATE_blocked if self.blocked else RUNSTATE_runnable
+        if self.blocked:
+            return RUNSTATE_blocked
+        return RUNSTATE_runnable if self.runnable else RUNSTATE_offline
 
-    def pack_runstate(self, since: int) -> bytes:
-        """The ``vcpu_runstate_info`` of now."""
-        return VCPU_RUNSTATE_INFO.pack(self.runstate, since, *self.runstate_times)
+    def runstate_now(self) -> bytes:
+        """The ``vcpu_runstate_info`` with the times up to now; asking changes nothing."""
+        times = list(self.runstate_times)
+        times[self.runstate] += max(0, self.domain.clock.now() - self.runstate_since)
+        return VCPU_RUNSTATE_INFO.pack(self.runstate, self.runstate_since, *times)
 
-    def write_runstate(self) -> None:
-        """Update the area of VCPUOP_register_runstate_memory_area.
+    # Areas that Xen keeps up to date. They lie at linear addresses, and are written by way of the
+    # page tables of the moment: those of user mode do not map the kernel's memory, and the update
+    # is made up for when the kernel is entered. What is mapped nowhere is not written.
 
-        It lies at a linear address; while it is not mapped, nothing is written, as under Xen.
+    def update_runstate_area(self) -> None:
+        """The area of VCPUOP_register_runstate_memory_area; at each change of the vCPU that runs.
+
+        A kernel that has asked for it finds XEN_RUNSTATE_UPDATE set while the area is written.
         """
         address = self.runstate_area
-        entry_time = address + VCPU_RUNSTATE_INFO.offsets["state_entry_time"]
+        if not address:
+            return
         since = self.runstate_since
+        times = self.runstate_times
+        flag_at = address + VCPU_RUNSTATE_INFO.offsets["state_entry_time"] + 7
         try:
             if self.domain.runstate_update_flag:
-                guest_access.write_word(self, entry_time, since | XEN_RUNSTATE_UPDATE)
-                guest_access.copy_to(self, address, self.pack_runstate(since | XEN_RUNSTATE_UPDATE))
-                guest_access.write_word(self, entry_time, since)
+                flagged = since | XEN_RUNSTATE_UPDATE
+                guest_access.copy_to_area(self, flag_at, (flagged >> 56).to_bytes())
+                guest_access.copy_to_area(
+                    self, address, VCPU_RUNSTATE_INFO.pack(self.runstate, flagged, *times)
+                )
+                guest_access.copy_to_area(self, flag_at, (since >> 56).to_bytes())
             else:
-                guest_access.copy_to(self, address, self.pack_runstate(since))
+                guest_access.copy_to_area(
+                    self, address, VCPU_RUNSTATE_INFO.pack(self.runstate, since, *times)
+                )
         except XenError:
+            self._be_late(RUNSTATE_LATE)
+
+    def update_time_area(self) -> None:
+        """The copy of the time record of VCPUOP_register_vcpu_time_memory_area."""
+        address = self.time_area
+        if not address:
             return
+        start = self.info + TIME
+        record = bytes(self.domain.memory.bytes[start : start + VCPU_TIME_INFO.size])
+        version = int.from_bytes(record[:4], "little")
+        odd = (version - 1 & 0xFFFFFFFF).to_bytes(4, "little")
+        try:
+            guest_access.copy_to_area(self, address, odd)
+            guest_access.copy_to_area(self, address, odd + record[4:])
+            guest_access.copy_to_area(self, address, record[:4])
+        except XenError:
+            self._be_late(TIME_LATE)
+
+    def _be_late(self, area: int) -> None:
+        if self.cpu.user_mode:
+            self.areas_late |= area
+
+    def update_late_areas(self) -> None:
+        """The kernel is entered from user mode."""
+        late = self.areas_late
+        self.areas_late = 0
+        if late & RUNSTATE_LATE:
+            self.update_runstate_area()
+        if late & TIME_LATE:
+            self.update_time_area()

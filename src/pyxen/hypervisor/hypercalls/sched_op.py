@@ -5,30 +5,32 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyxen.abi.errno import EINVAL, ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
 from pyxen.abi.sched import (
     SCHED_POLL,
     SCHED_REMOTE_SHUTDOWN,
     SCHED_SHUTDOWN,
+    SCHED_WATCHDOG,
     SCHEDOP_NAMES,
-    SHUTDOWN_NAMES,
     SCHEDOP_block,
     SCHEDOP_pin_override,
     SCHEDOP_poll,
     SCHEDOP_remote_shutdown,
     SCHEDOP_shutdown,
     SCHEDOP_shutdown_code,
+    SCHEDOP_watchdog,
     SCHEDOP_yield,
 )
 from pyxen.abi.xen import HYPERVISOR_sched_op, HYPERVISOR_sched_op_compat
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.addresses import UINT32
+from pyxen.hypervisor.addresses import UINT32, is_guest_address
 from pyxen.hypervisor.hypercalls.table import hypercall
-from pyxen.hypervisor.vcpu import MASK, PENDING, Vcpu
+from pyxen.hypervisor.vcpu import ANY_PORT, MASK, PENDING, Vcpu
 
 _NAMES: Final = {number: f"sched_op.{name}" for number, name in SCHEDOP_NAMES.items()}
 _MAX_POLLED: Final = 128
+_SIGN: Final = 1 << 63
 
 
 @hypercall(HYPERVISOR_sched_op)
@@ -43,10 +45,17 @@ def sched_op(vcpu: Vcpu, command: int, argument: int) -> int:
     elif command == SCHEDOP_poll:
         _poll(vcpu, argument)
     elif command == SCHEDOP_shutdown:
-        _shutdown(vcpu, _read_reason(vcpu, argument))
+        domain.shutdown(_read_reason(vcpu, argument))
     elif command == SCHEDOP_shutdown_code:
         # The first one counts, and comes before the reason of the shutdown itself.
-        domain.shutdown_code = domain.shutdown_code or _read_reason(vcpu, argument)
+        reason = _read_reason(vcpu, argument)
+        if domain.shutdown_code is None:
+            domain.shutdown_code = reason
+    elif command == SCHEDOP_watchdog:
+        number, seconds = SCHED_WATCHDOG.unpack(
+            guest_access.copy_from(vcpu, argument, SCHED_WATCHDOG.size)
+        )
+        return domain.timers.set_watchdog(number, seconds, domain.clock.now())
     elif command == SCHEDOP_remote_shutdown:
         _refuse_remote_shutdown(vcpu, argument)
     elif command == SCHEDOP_pin_override:
@@ -65,7 +74,7 @@ def sched_op_compat(vcpu: Vcpu, command: int, argument: int) -> int:
     elif command == SCHEDOP_block:
         _block(vcpu)
     elif command == SCHEDOP_shutdown:
-        _shutdown(vcpu, argument & 0xFF)
+        vcpu.domain.shutdown(argument & 0xFF)
     else:
         raise XenError(ENOSYS)
     return 0
@@ -82,44 +91,33 @@ def _block(vcpu: Vcpu) -> None:
 def _poll(vcpu: Vcpu, argument: int) -> None:
     """Wait until one of some ports is pending, even if masked, or an event comes, or until a time.
 
-    The ports are looked at in turn, and those behind one that is pending not at all.
+    The ports are looked at in turn, and those behind one that is pending not at all. A vCPU that
+    waits for one port is woken by that one; for none or several, by any port of the domain.
     """
-    ports_pointer, count, timeout = SCHED_POLL.unpack(
+    ports, count, timeout = SCHED_POLL.unpack(
         guest_access.copy_from(vcpu, argument, SCHED_POLL.size)
     )
     if count > _MAX_POLLED:
         raise XenError(EINVAL)
+    if not is_guest_address(ports):
+        raise XenError(EFAULT)
     view = vcpu.domain.memory.bytes
     if view[vcpu.info + PENDING] and not view[vcpu.info + MASK]:
         return
-    events = vcpu.domain.events
-    ports = []
+    port = 0
     for number in range(count):
-        data = guest_access.copy_from(vcpu, ports_pointer + 4 * number, 4)
-        port = int.from_bytes(data, "little")
-        if events.poll(port):
+        port = int.from_bytes(guest_access.copy_from(vcpu, ports + 4 * number, 4), "little")
+        if vcpu.domain.events.poll(port):
             return
-        ports.append(port)
-    now = vcpu.domain.clock.now()
-    if timeout and timeout <= now:
+    if timeout >= _SIGN:  # negative to Xen, so it is over
         return
-    vcpu.polling = ports
-    vcpu.poll_deadline = timeout
-    vcpu.block()
-    vcpu.domain.scheduler.set_alarm(now)
+    vcpu.poll(port if count == 1 else ANY_PORT, timeout)
 
 
 def _read_reason(vcpu: Vcpu, argument: int) -> int:
     """Eight bits count."""
     (reason,) = SCHED_SHUTDOWN.unpack(guest_access.copy_from(vcpu, argument, SCHED_SHUTDOWN.size))
     return int(reason) & 0xFF
-
-
-def _shutdown(vcpu: Vcpu, reason: int) -> None:
-    """Xen takes any reason; to a tool stack one that has no name is a crash."""
-    domain = vcpu.domain
-    domain.shutdown_code = domain.shutdown_code or reason
-    domain.stop(SHUTDOWN_NAMES.get(domain.shutdown_code, "crash"))
 
 
 def _refuse_remote_shutdown(vcpu: Vcpu, argument: int) -> None:

@@ -7,7 +7,8 @@ from typing import Final
 
 from pyxen.abi.xen import HYPERVISOR_set_timer_op
 from pyxen.hypervisor.hypercalls.table import hypercall
-from pyxen.hypervisor.vcpu import NO_DEADLINE, Vcpu
+from pyxen.hypervisor.timers import NO_DEADLINE
+from pyxen.hypervisor.vcpu import Vcpu
 
 _OVERFLOW: Final = 1 << 50
 _LATER: Final = 100_000_000

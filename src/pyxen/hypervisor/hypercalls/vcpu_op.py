@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.arch_x86_64 import (
@@ -15,10 +16,10 @@ from pyxen.abi.arch_x86_64 import (
     VGCF_syscall_disables_events,
 )
 from pyxen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
+from pyxen.abi.sched import SHUTDOWN_poweroff
 from pyxen.abi.vcpu import (
     VCPU_REGISTER_RUNSTATE_MEMORY_AREA,
     VCPU_REGISTER_VCPU_INFO,
-    VCPU_RUNSTATE_INFO,
     VCPU_SET_PERIODIC_TIMER,
     VCPU_SET_SINGLESHOT_TIMER,
     VCPUOP_NAMES,
@@ -30,6 +31,7 @@ from pyxen.abi.vcpu import (
     VCPUOP_is_up,
     VCPUOP_register_runstate_memory_area,
     VCPUOP_register_vcpu_info,
+    VCPUOP_register_vcpu_time_memory_area,
     VCPUOP_set_periodic_timer,
     VCPUOP_set_singleshot_timer,
     VCPUOP_stop_periodic_timer,
@@ -44,7 +46,8 @@ from pyxen.hypervisor.hypercalls.set_gdt import load_gdt
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PAGE_SIZE
-from pyxen.hypervisor.vcpu import MASK, NO_DEADLINE, PENDING, PENDING_SELECTOR, TRAPS
+from pyxen.hypervisor.timers import NO_DEADLINE
+from pyxen.hypervisor.vcpu import MASK, PENDING, PENDING_SELECTOR, TRAPS
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -81,9 +84,11 @@ def vcpu_op(vcpu: Vcpu, command: int, vcpuid: int, argument: int) -> int:
     elif command == VCPUOP_down:
         _down(target)
     elif command == VCPUOP_get_runstate_info:
-        _get_runstate(vcpu, target, argument)
+        guest_access.copy_to(vcpu, argument, target.runstate_now())
     elif command == VCPUOP_register_runstate_memory_area:
         _register_runstate(vcpu, target, argument)
+    elif command == VCPUOP_register_vcpu_time_memory_area:
+        _register_time(vcpu, target, argument)
     elif command == VCPUOP_register_vcpu_info:
         _register_vcpu_info(vcpu, target, argument)
     elif command == VCPUOP_get_physid:
@@ -198,35 +203,38 @@ def _field(user_regs: bytes, name: str) -> int:
 
 
 def _down(target: Vcpu) -> None:
-    target.up = False
-    if target.domain.engine.cpus[target.index] is target.cpu:
-        target.domain.engine.stop()
-    if not any(vcpu.up for vcpu in target.domain.vcpus):
-        # As Xen: a domain without a vCPU that is up has shut down.
-        target.domain.stop("poweroff")
+    """Without another vCPU that is up, the domain has shut down."""
+    vcpus = target.domain.vcpus
+    if any(vcpu.up for vcpu in vcpus if vcpu is not target):
+        target.up = False
+    else:
+        target.domain.shutdown(SHUTDOWN_poweroff)
 
 
 # Shared areas
 
 
-def _get_runstate(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
-    """The times up to now; the state and since when are not touched by asking."""
-    times = list(target.runstate_times)
-    times[target.runstate] += target.domain.clock.now() - target.runstate_since
-    info = VCPU_RUNSTATE_INFO.pack(target.runstate, target.runstate_since, *times)
-    guest_access.copy_to(vcpu, argument, info)
-
-
 def _register_runstate(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
-    size = VCPU_REGISTER_RUNSTATE_MEMORY_AREA.size
-    (address,) = VCPU_REGISTER_RUNSTATE_MEMORY_AREA.unpack(
-        guest_access.copy_from(vcpu, argument, size)
-    )
-    if not is_guest_address(address):
-        raise XenError(EFAULT)
+    """0 ends it. What cannot be written is not: the area may be mapped later."""
+    address = _read_address(vcpu, argument)
     target.runstate_area = address
     if address:
-        target.write_runstate()
+        with contextlib.suppress(XenError):
+            guest_access.copy_to(vcpu, address, target.runstate_now())
+
+
+def _register_time(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
+    """The same for a copy of the time record, which the kernel may show to its programs."""
+    target.time_area = _read_address(vcpu, argument)
+    vcpu.domain.update_time(target)
+
+
+def _read_address(vcpu: Vcpu, argument: int) -> int:
+    layout = VCPU_REGISTER_RUNSTATE_MEMORY_AREA
+    (address,) = layout.unpack(guest_access.copy_from(vcpu, argument, layout.size))
+    if not is_guest_address(address):
+        raise XenError(EFAULT)
+    return int(address)
 
 
 def _register_vcpu_info(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
@@ -259,7 +267,7 @@ def _register_vcpu_info(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
     view[new + PENDING] = 1
     if target is not vcpu and not target.initialised:
         view[new + MASK] = 1
-    domain.clock.write(view, new)
+    domain.update_time(target)
 
 
 # Timers
@@ -285,11 +293,9 @@ def _timer(vcpu: Vcpu, target: Vcpu, command: int, argument: int) -> None:
         )
         if not _MIN_PERIOD <= period <= _MAX_PERIOD:
             raise XenError(EINVAL)
-        target.timer_period = period
-        target.period_deadline = domain.clock.now() + period
-        domain.scheduler.set_alarm(domain.clock.now())
+        domain.timers.set_period(target, period, domain.clock.now())
     elif command == VCPUOP_stop_periodic_timer:
-        target.period_deadline = NO_DEADLINE
+        domain.timers.set_period(target, 0, domain.clock.now())
     elif command in VCPUOP_NAMES:
         domain.report_once(f"{_NAMES[command]} is not implemented: -ENOSYS")
         raise XenError(ENOSYS)
