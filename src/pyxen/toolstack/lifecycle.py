@@ -14,7 +14,7 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.crash_report import describe_crash
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.features import FEATURES
-from pyxen.hypervisor.instruments import Statistics
+from pyxen.hypervisor.instruments import Instrument, Statistics
 from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
 
 log = logging.getLogger("pyxen")
@@ -89,10 +89,13 @@ class ConsoleEndpoint(Protocol):
         """Make ``serve`` return and ``output`` wait no more. Called in any thread."""
 
 
-def run(options: RunOptions, console: ConsoleEndpoint) -> Outcome:
+def run(
+    options: RunOptions, console: ConsoleEndpoint, instruments: Sequence[Instrument] = ()
+) -> Outcome:
     """Run a guest to its end; after a reboot, if that is wanted, once more.
 
-    Raises PyxenError for bad input.
+    The instruments are told of each hypercall and trap, from the first. Raises PyxenError for bad
+    input.
     """
     if not 1 <= options.vcpus <= MAX_VCPUS:
         raise PyxenError(f"vcpus: {options.vcpus} asked for, expected 1 to {MAX_VCPUS}")
@@ -103,7 +106,7 @@ def run(options: RunOptions, console: ConsoleEndpoint) -> Outcome:
     with _IoThread() as io:
         deadline = _Deadline(io.loop, options.timeout)
         while True:
-            outcome = _run_once(options, kernel, symbols, console, io, deadline)
+            outcome = _run_once(options, kernel, symbols, console, instruments, io, deadline)
             if outcome.exit_reason != "reboot" or not options.restart_on_reboot:
                 return outcome
             log.info("the guest reboots")
@@ -114,6 +117,7 @@ def _run_once(
     kernel: KernelImage,
     symbols: _Symbols,
     console: ConsoleEndpoint,
+    instruments: Sequence[Instrument],
     io: _IoThread,
     deadline: _Deadline,
 ) -> Outcome:
@@ -126,6 +130,7 @@ def _run_once(
 
     try:
         domain = Domain(engine, options.memory_mib * _PAGES_PER_MIB, console_output=output)
+        domain.instruments.extend(instruments)
         try:
             ring = build_domain(domain, kernel, options, output)
             return _run_domain(domain, symbols, ring, console, scrollback, io, deadline)
