@@ -99,7 +99,10 @@ class SmallDomain:
             self.set_entry(L1, pfn, self.mfn(pfn), PRESENT | ACCESSED | DIRTY | flags)
 
     def close(self) -> None:
+        assert self.domain.audit() == []
         self.domain.close()
+        assert not any(self.tables.type_counts[self.memory.ram_mfn :])
+        assert not any(self.tables.refs[self.memory.ram_mfn :])
         self.engine.close()
 
     # Memory
@@ -118,8 +121,8 @@ class SmallDomain:
         return int(self.memory.words[self.mfn(pfn) * ENTRIES + index])
 
     def set_entry(self, pfn: int, index: int, mfn: int, flags: int) -> None:
-        """Behind Xen's back."""
-        self.memory.words[self.mfn(pfn) * ENTRIES + index] = mfn * PAGE_SIZE | flags
+        """As the guest would: by Xen, if the frame is a table already. Raises what that does."""
+        self.tables.update(self.maddr(pfn, index * 8), mfn * PAGE_SIZE | flags, False)
 
     def write(self, address: int, data: bytes) -> int:
         """Returns the address."""
@@ -146,7 +149,8 @@ class SmallDomain:
             bytes(self.memory.bytes[self.maddr(0) :])
             + bytes(self.tables.types)
             + bytes(self.tables.pinned)
-            + bytes(self.tables.counts)
+            + bytes(self.tables.type_counts)
+            + bytes(self.tables.refs)
             + bytes(self.memory.owner)
             + self.memory.m2p[self.memory.ram_mfn :].tobytes()
         )

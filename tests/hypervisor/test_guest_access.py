@@ -86,11 +86,21 @@ def test_read_only_at_a_higher_level(guest: SmallDomain) -> None:
 def test_entries_that_point_outside_the_machine(guest: SmallDomain, frame: int) -> None:
     """The hypervisor never lets them in; the walk must bear them all the same."""
     address = guest.address(SCRATCH)
-    guest.set_entry(L1, SCRATCH, frame, TABLE)
-    assert is_efault(guest_access.copy_from, guest.vcpu, address, 4)
-    guest.set_entry(L2, address >> 21 & 511, frame, TABLE)
-    assert is_efault(guest_access.copy_from, guest.vcpu, address, 4)
-    assert guest_access.read_code(guest.vcpu, address, 4) == b""
+    for table, index in ((L1, SCRATCH), (L2, address >> 21 & 511)):
+        position = guest.mfn(table) * 512 + index
+        entry = guest.memory.words[position]
+        guest.memory.words[position] = frame * PAGE_SIZE | TABLE
+        assert is_efault(guest_access.copy_from, guest.vcpu, address, 4)
+        assert guest_access.find_words(guest.vcpu, address, 1) == guest_access.NOT_MAPPED
+        assert guest_access.read_code(guest.vcpu, address, 4) == b""
+        guest.memory.words[position] = entry
+
+
+@pytest.mark.parametrize("address", sorted(BAD_POINTERS.values()))
+def test_nothing_can_be_copied_anywhere(guest: SmallDomain, address: int) -> None:
+    assert guest_access.copy_from(guest.vcpu, address, 0) == b""
+    assert guest_access.read_words(guest.vcpu, address, 0) == []
+    guest_access.copy_to(guest.vcpu, address, b"")
 
 
 def test_large_page(guest: SmallDomain) -> None:
@@ -125,8 +135,8 @@ class TestFrames:
         memory = guest.memory
         for mfn in (memory.frames, 1 << 40, 1 << 52):
             assert not memory.is_domains(mfn)
-            assert not memory.is_mappable(mfn)
-        assert memory.is_mappable(memory.shared_info_mfn)
+            assert not memory.is_owned(mfn)
+        assert memory.is_owned(memory.shared_info_mfn)
         assert not memory.is_domains(memory.shared_info_mfn)
 
     def test_allocate_and_release(self, guest: SmallDomain) -> None:

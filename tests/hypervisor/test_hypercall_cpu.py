@@ -25,7 +25,7 @@ HANDLER = 0xFFFFFFFF81000000
 CODE_RING_0 = 0x00AF9A000000FFFF
 CODE_RING_3 = 0x00AFFB000000FFFF
 TSS = 0x0000890000000067
-CALL_GATE = 0x0000EC0000100000
+BAD_GATE = 0x0000EC0100100000
 GDT = 20
 
 
@@ -163,7 +163,7 @@ class TestDescriptors:
         assert self.set_gdt(guest, mfns, arch.FIRST_RESERVED_GDT_ENTRY + 1) == -EINVAL
 
     @pytest.mark.parametrize("index", [0, 3, 511])
-    @pytest.mark.parametrize("descriptor", [TSS, CALL_GATE])
+    @pytest.mark.parametrize("descriptor", [TSS, BAD_GATE])
     def test_the_whole_page_is_checked(
         self, guest: SmallDomain, index: int, descriptor: int
     ) -> None:
@@ -189,7 +189,7 @@ class TestDescriptors:
             assert guest.call(call, address, descriptor) == 0  # not present, or of type 0
             assert guest.entry(GDT, 3) == descriptor
 
-    @pytest.mark.parametrize("descriptor", [TSS, CALL_GATE, 0x0000820000000000])
+    @pytest.mark.parametrize("descriptor", [TSS, BAD_GATE, 0x0000820000000000])
     def test_update_descriptor_refuses_system_segments(
         self, guest: SmallDomain, descriptor: int
     ) -> None:

@@ -41,7 +41,8 @@ from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, PAGE_SIZE, PRESENT, RW
 HIGH = 1 << 32
 SELF = xen.DOMID_SELF
 DONE = 0x800
-XEN_FRAME = 2 * PAGE_SIZE
+DEVICE = 2 * PAGE_SIZE
+XEN_FRAME = 0x180 * PAGE_SIZE
 
 
 def mmu_update(guest: SmallDomain, *requests: tuple[int, int], domains: int = SELF) -> int:
@@ -144,7 +145,9 @@ class TestMmuUpdate:
         pointer = guest.maddr(FREE) | xen.MMU_MACHPHYS_UPDATE
         assert mmu_update(guest, (pointer, 0x777)) == 0
         assert guest.memory.m2p[guest.mfn(FREE)] == 0x777
-        for mfn in (0, guest.memory.shared_info_mfn, guest.memory.frames, 1 << 40):
+        shared = guest.memory.shared_info_mfn
+        assert mmu_update(guest, (shared << 12 | xen.MMU_MACHPHYS_UPDATE, 0x778)) == 0
+        for mfn in (0, XEN_FRAME >> 12, guest.memory.frames, 1 << 40):
             assert mmu_update(guest, (mfn << 12 | xen.MMU_MACHPHYS_UPDATE, 1)) == -EINVAL
 
     def test_refused_updates_change_nothing(self, guest: SmallDomain) -> None:
@@ -180,6 +183,8 @@ class TestMmuUpdate:
 
     def test_error_numbers_of_l1_entries(self, guest: SmallDomain) -> None:
         """EBUSY for a frame that is another's, EPERM for what is not memory."""
+        assert mmu_update(guest, (self.l1(guest), DEVICE | PRESENT)) == -EPERM
+        assert mmu_update(guest, (self.l1(guest), (1 << 52) - PAGE_SIZE | PRESENT)) == -EINVAL
         assert mmu_update(guest, (self.l1(guest), XEN_FRAME | PRESENT)) == -EBUSY
         no_memory = guest.memory.frames << 12 | PRESENT
         assert mmu_update(guest, (self.l1(guest), no_memory)) == -EPERM
@@ -194,7 +199,7 @@ class TestMmuext:
         assert mmuext(guest, (xen.MMUEXT_PIN_L2_TABLE, mfn, 0)) == -EINVAL
         assert mmuext(guest, (xen.MMUEXT_UNPIN_TABLE, mfn, 0)) == 0
         assert mmuext(guest, (xen.MMUEXT_UNPIN_TABLE, mfn, 0)) == -EINVAL
-        assert (guest.tables.types[mfn], guest.tables.counts[mfn]) == (0, 0)
+        assert (guest.tables.types[mfn], guest.tables.type_counts[mfn]) == (0, 0)
 
     @pytest.mark.parametrize("mfn", [0, 5, 1 << 40, (1 << 64) - 1])
     def test_frames_that_are_not_the_domains(self, guest: SmallDomain, mfn: int) -> None:
@@ -216,9 +221,9 @@ class TestMmuext:
             guest.set_entry(USER_L4, index, guest.mfn(1), PRESENT | RW)
         assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, new, 0)) == 0
         assert cpu.kernel_page_table == cpu.registers.cr3 == guest.maddr(USER_L4)
-        assert guest.tables.counts[new] == 1
+        assert guest.tables.type_counts[new] == 1
         assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, new, 0)) == 0
-        assert guest.tables.counts[new] == 1
+        assert guest.tables.type_counts[new] == 1
         assert mmuext(guest, (xen.MMUEXT_NEW_BASEPTR, guest.mfn(FREE), 0)) == 0
         assert guest.tables.types[new] == 0
 
@@ -226,7 +231,7 @@ class TestMmuext:
         new = guest.mfn(USER_L4)
         for mfn, count in ((new, 1), (new, 1), (0, 0)):
             assert mmuext(guest, (xen.MMUEXT_NEW_USER_BASEPTR, mfn, 0)) == 0
-            assert guest.tables.counts[new] == count
+            assert guest.tables.type_counts[new] == count
             assert guest.vcpu.cpu.user_page_table == mfn << 12
         assert mmuext(guest, (xen.MMUEXT_NEW_USER_BASEPTR, guest.mfn(L1), 0)) == -EINVAL
 
@@ -265,7 +270,7 @@ class TestMmuext:
 
     def test_caches_and_superpages_are_for_others(self, guest: SmallDomain) -> None:
         assert mmuext(guest, (xen.MMUEXT_FLUSH_CACHE, 0, 0)) == -EACCES
-        assert mmuext(guest, (xen.MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0)) == -EACCES
+        assert mmuext(guest, (xen.MMUEXT_FLUSH_CACHE_GLOBAL, 0, 0)) == -EINVAL
         assert mmuext(guest, (xen.MMUEXT_MARK_SUPER, 0, 0)) == -EOPNOTSUPP
         assert mmuext(guest, (xen.MMUEXT_UNMARK_SUPER, 0, 0)) == -EOPNOTSUPP
 
@@ -424,10 +429,19 @@ class TestReservation:
         again = [guest.mfn(FREE)]
         assert self.ask(guest, abi.XENMEM_decrease_reservation, again) == 0
 
-    def test_table_is_not_given_back(self, guest: SmallDomain) -> None:
-        """Xen keeps the frame until its last use has gone; here the use is refused."""
-        assert self.ask(guest, abi.XENMEM_decrease_reservation, [guest.mfn(L1)]) == 0
-        assert guest.memory.is_domains(guest.mfn(L1))
+    def test_frame_in_use_stays_until_its_last_use_is_gone(self, guest: SmallDomain) -> None:
+        mfn = guest.mfn(FREE)
+        entry = guest.maddr(L1, 100 * 8)
+        assert mmu_update(guest, (entry, mfn << 12 | PRESENT | RW)) == 0
+        for _ in range(2):
+            assert self.ask(guest, abi.XENMEM_decrease_reservation, [mfn]) == 1
+            assert guest.memory.is_domains(mfn)
+            assert guest.memory.nr_pages == PAGES
+        guest.write(guest.address(100), b"still there")
+        assert mmu_update(guest, (entry, 0)) == 0
+        assert not guest.memory.is_domains(mfn)
+        assert guest.memory.m2p[mfn] == INVALID_M2P_ENTRY
+        assert guest.memory.nr_pages == PAGES - 1
 
     @pytest.mark.parametrize(
         "command",

@@ -285,7 +285,7 @@ class TestGrantTable:
         assert self.setup(guest, xen.DOMID_SELF, 3, place) == gnttab.GNTST_okay
         mfns = struct.unpack("<3Q", guest.read(place, 24))
         assert list(mfns) == guest.domain.grants.mfns
-        assert all(guest.memory.is_mappable(mfn) for mfn in mfns)
+        assert all(guest.memory.is_owned(mfn) for mfn in mfns)
         assert not any(guest.memory.is_domains(mfn) for mfn in mfns)
         assert self.setup(guest, guest.domain.domid, 1, place) == gnttab.GNTST_okay
         assert len(guest.domain.grants.mfns) == 3  # it does not shrink

@@ -108,8 +108,8 @@ class TestUpAndDown:
         assert (registers.fs_base, second.cpu.inactive_gs_base) == (1 << 40, 5)
         assert (registers.rflags, second.iopl) == (0x202, 3)
         assert second.kernel_sp == 0x9000
-        assert guest.tables.counts[guest.mfn(L4)] == 3  # pinned, and two bases
-        assert guest.tables.counts[guest.mfn(USER_L4)] == 1
+        assert guest.tables.type_counts[guest.mfn(L4)] == 3  # pinned, and two bases
+        assert guest.tables.type_counts[guest.mfn(USER_L4)] == 1
 
     def test_online_flag_brings_it_up(self, guest2: SmallDomain) -> None:
         place = self.context(guest2, flags=arch.VGCF_in_kernel | arch.VGCF_online)

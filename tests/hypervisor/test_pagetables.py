@@ -12,12 +12,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pyxen.abi.errno import EBUSY, EINVAL
-from pyxen.engine.memory import MachineMemory
+from pyxen.abi.errno import EINVAL, EPERM
 from pyxen.errors import XenError
 from pyxen.hypervisor.memory import Memory
-from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SIZE, PRESENT, PSE, RW
+from pyxen.hypervisor.page_flags import ACCESSED, ENTRIES, FRAME, PAGE_SIZE, PRESENT, PSE, RW, USER
+from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.pagetables import PageTables
+from pyxen.testing import FakeEngine
 
 POOL = 8
 TABLE = PRESENT | RW
@@ -28,12 +29,12 @@ class Machine:
     """Page tables over a few frames; frame N is the Nth of the domain's."""
 
     def __init__(self) -> None:
-        self.machine = MachineMemory(POOL + 1)
-        self.memory = Memory(self.machine, POOL, 1)
+        self.engine = FakeEngine(POOL + 1)
+        self.memory = Memory(self.engine, POOL)
         self.tables = PageTables(self.memory)
 
     def close(self) -> None:
-        self.machine.close()
+        self.engine.close()
 
     def mfn(self, frame: int) -> int:
         return self.memory.ram_mfn + frame
@@ -45,11 +46,11 @@ class Machine:
         self.memory.words[self.mfn(frame) * ENTRIES + index] = value
 
     def update(self, frame: int, index: int, value: int) -> None:
-        self.tables.update(self.mfn(frame) * PAGE_SIZE + index * 8, value, preserve_ad=False)
+        self.tables.update(self.mfn(frame) * PAGE_SIZE + index * 8, value, False)
 
     def state(self, frame: int) -> tuple[int, int]:
         mfn = self.mfn(frame)
-        return self.tables.types[mfn], self.tables.counts[mfn]
+        return self.tables.types[mfn], self.tables.type_counts[mfn]
 
     def words(self, frame: int) -> list[int]:
         first = self.mfn(frame) * ENTRIES
@@ -61,7 +62,8 @@ class Machine:
             bytes(self.memory.bytes[start:])
             + bytes(self.tables.types)
             + bytes(self.tables.pinned)
-            + bytes(self.tables.counts)
+            + bytes(self.tables.type_counts)
+            + bytes(self.tables.refs)
         )
 
     def link(self) -> None:
@@ -132,7 +134,7 @@ def test_frames_that_are_not_the_domains(machine: Machine, mfn: int) -> None:
     with refused(machine):
         machine.tables.unpin(mfn)
     with refused(machine):
-        machine.tables.use_as_base(mfn)
+        machine.tables.get_page_and_type(mfn, 4)
 
 
 @pytest.mark.parametrize("level", [2, 3, 4])
@@ -157,7 +159,7 @@ def test_bad_entry_refuses_the_whole_table(machine: Machine, level: int, bad: in
 def test_bad_l1_entry_far_below_refuses_the_pin(machine: Machine) -> None:
     machine.link()
     machine.put(3, 511, 2 << 12 | PRESENT)
-    with refused(machine):
+    with refused(machine, EPERM):
         machine.tables.pin(machine.mfn(0), 4)
 
 
@@ -174,19 +176,12 @@ def test_update_moves_the_use(machine: Machine) -> None:
 
 def test_base_tables_are_uses(machine: Machine) -> None:
     machine.link()
-    machine.tables.use_as_base(machine.mfn(0))
+    machine.tables.get_page_and_type(machine.mfn(0), 4)
     machine.tables.pin(machine.mfn(0), 4)
     machine.tables.unpin(machine.mfn(0))
     assert machine.state(1) == (3, 2)
-    machine.tables.leave_base(machine.mfn(0))
+    machine.tables.put_page_and_type(machine.mfn(0))
     assert machine.state(1) == (0, 0)
-
-
-def test_check_free(machine: Machine) -> None:
-    machine.tables.check_free(machine.mfn(0))
-    machine.tables.pin(machine.mfn(0), 1)
-    with refused(machine, EBUSY):
-        machine.tables.check_free(machine.mfn(0))
 
 
 def test_find_l1_entry(machine: Machine) -> None:
@@ -220,9 +215,10 @@ class Tables(RuleBasedStateMachine):
         for frame in list(self.pins):
             self.machine.tables.unpin(self.machine.mfn(frame))
         for frame in self.bases:
-            self.machine.tables.leave_base(self.machine.mfn(frame))
-        assert not any(self.machine.tables.counts)
-        assert not any(self.machine.tables.types)
+            self.machine.tables.put_page_and_type(self.machine.mfn(frame))
+        first = self.machine.memory.ram_mfn
+        assert not any(self.machine.tables.type_counts[first:])
+        assert not any(self.machine.tables.types[first:])
         self.machine.close()
 
     @contextmanager
@@ -250,7 +246,8 @@ class Tables(RuleBasedStateMachine):
     def update(self, frame: int, slot: int, child: int, flags: int) -> None:
         with self.trying():
             self.machine.update(frame, slot, self.machine.entry(child, flags))
-            assert self.machine.words(frame)[slot] == self.machine.entry(child, flags)
+            written = self.machine.words(frame)[slot]
+            assert (written ^ self.machine.entry(child, flags)) & ~(USER | ACCESSED) == 0
 
     @rule(frame=frames, slot=slots, mfn=st.sampled_from([0, 1, 2, 1 << 30]))
     def update_with_foreign_frame(self, frame: int, slot: int, mfn: int) -> None:
@@ -260,36 +257,45 @@ class Tables(RuleBasedStateMachine):
     @rule(frame=frames)
     def use_as_base(self, frame: int) -> None:
         with self.trying():
-            self.machine.tables.use_as_base(self.machine.mfn(frame))
+            self.machine.tables.get_page_and_type(self.machine.mfn(frame), 4)
             self.bases.append(frame)
 
     @rule(data=st.data())
     def leave_base(self, data: st.DataObject) -> None:
         if self.bases:
             frame = self.bases.pop(data.draw(st.integers(0, len(self.bases) - 1)))
-            self.machine.tables.leave_base(self.machine.mfn(frame))
+            self.machine.tables.put_page_and_type(self.machine.mfn(frame))
 
     @invariant()
     def counts_are_those_of_the_tables(self) -> None:
-        counts: Counter[int] = Counter()
-        types: dict[int, int] = {}
+        """A naive count of all uses, from the pins, the bases and the entries."""
+        machine = self.machine
+        refs: Counter[int] = Counter(range(POOL))
+        types: Counter[tuple[int, int]] = Counter()
         uses = [*self.pins.items(), *((frame, 4) for frame in self.bases)]
         while uses:
             frame, level = uses.pop()
-            assert types.setdefault(frame, level) == level
-            counts[frame] += 1
-            if counts[frame] > 1:
+            refs[frame] += 1
+            types[frame, level] += 1
+            if types[frame, level] > 1:
                 continue
-            for index, entry in enumerate(self.machine.words(frame)):
+            for index, entry in enumerate(machine.words(frame)):
                 if not entry & PRESENT or (level == 4 and index in XEN_SLOTS):
                     continue
-                mfn = (entry & FRAME) >> 12
-                if level > 1:
-                    uses.append((mfn - self.machine.memory.ram_mfn, level - 1))
-                else:
-                    assert self.machine.memory.is_mappable(mfn)
+                child = ((entry & FRAME) >> 12) - machine.memory.ram_mfn
+                if level > 1 and child != frame:
+                    linear = machine.state(child)[0] == level
+                    uses.append((child, level if linear else level - 1))
+                elif level == 1 and child >= 0:
+                    refs[child] += 1
+                    if entry & RW:
+                        types[child, WRITABLE] += 1
         for frame in range(POOL):
-            assert self.machine.state(frame) == (types.get(frame, 0), counts[frame])
+            mfn = machine.mfn(frame)
+            assert machine.tables.refs[mfn] == refs[frame]
+            kind, count = machine.state(frame)
+            expected = {of: n for (which, of), n in types.items() if which == frame}
+            assert expected == ({kind: count} if count else {})
 
 
 TestTables = Tables.TestCase

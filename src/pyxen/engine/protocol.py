@@ -73,6 +73,9 @@ class Engine(Protocol):
     """See the module. Only ``kick`` may be called from another thread than ``run``'s."""
 
     name: str
+    flush_clock: memoryview
+    """Three numbers: the count of all flushes of translations, and what it was at the last flush
+    of all those of kernel mode and at that of user mode."""
 
     @property
     def memory(self) -> MachineMemory: ...

@@ -19,15 +19,18 @@ from pyxen.abi.sched import SHUTDOWN_NAMES
 from pyxen.abi.xen import DOMID_SELF, VCPU_INFO
 from pyxen.engine.registers import RAX, RBX, RCX, RDX
 from pyxen.errors import XenError
+from pyxen.hypervisor.audit import audit, frame_holders
 from pyxen.hypervisor.clock import Clock
 from pyxen.hypervisor.cpuid import CpuidPolicy
+from pyxen.hypervisor.descriptor_tables import release_gdt, release_ldt_pages
 from pyxen.hypervisor.events import EventChannels
 from pyxen.hypervisor.grants import GrantTable
 from pyxen.hypervisor.hypercall_page import HYPERCALL_PAGE
 from pyxen.hypervisor.instruments import Counters, Instrument, Statistics
 from pyxen.hypervisor.memory import Memory
 from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
-from pyxen.hypervisor.pagetables import L4, PageTables
+from pyxen.hypervisor.page_types import L4, NONE
+from pyxen.hypervisor.pagetables import PageTables
 from pyxen.hypervisor.scheduler import Scheduler
 from pyxen.hypervisor.timers import SINGLE_SHOT, Timers
 from pyxen.hypervisor.traps import Traps
@@ -69,7 +72,7 @@ class Domain:
         self.counters = Counters()
         self.instruments: list[Instrument] = []
         self.reported: set[str] = set()
-        self.memory = Memory(engine.memory, nr_pages, len(engine.cpus))
+        self.memory = Memory(engine, nr_pages)
         self.pagetables = PageTables(self.memory)
         shared_info = self.memory.shared_info_mfn * PAGE_SIZE
         self.vcpus = []
@@ -164,13 +167,15 @@ class Domain:
     # Base tables
 
     def load_kernel_base(self, vcpu: Vcpu, mfn: int) -> None:
-        """Let the vCPU's kernel mode run on an L4 table. Raises EINVAL if it is none."""
-        self.pagetables.use_as_base(mfn)
+        """Let the vCPU's kernel mode run on an L4 table. Raises what ``get_page_and_type`` does."""
         old = vcpu.kernel_table_mfn
+        if not mfn or mfn != old:
+            self.pagetables.get_page_and_type(mfn, L4)
+            release_ldt_pages(vcpu)
         vcpu.kernel_table_mfn = mfn
         vcpu.cpu.load_kernel_page_table(mfn << PAGE_SHIFT)
-        if old:
-            self.pagetables.leave_base(old)
+        if old and mfn != old:
+            self.pagetables.put_page_and_type(old)
 
     def load_user_base(self, vcpu: Vcpu, mfn: int) -> None:
         """The same for user mode; 0 for none."""
@@ -178,11 +183,11 @@ class Domain:
         if mfn == old:
             return
         if mfn:
-            self.pagetables.use_as_base(mfn)
+            self.pagetables.get_page_and_type(mfn, L4)
         vcpu.user_table_mfn = mfn
         vcpu.cpu.load_user_page_table(mfn << PAGE_SHIFT)
         if old:
-            self.pagetables.leave_base(old)
+            self.pagetables.put_page_and_type(old)
 
     def cpuid_into(self, registers: Registers) -> None:
         """Answer CPUID for the leaf in eax, ecx."""
@@ -298,3 +303,27 @@ class Domain:
     def close(self) -> None:
         """Free what the domain holds. It cannot be used afterwards."""
         self.scheduler.close()
+        self._relinquish()
+
+    def audit(self) -> list[str]:
+        """What is wrong with the counts of the domain's frames: nothing."""
+        return audit(self)
+
+    def _relinquish(self) -> None:
+        """Give up all uses of frames, and then the frames."""
+        tables = self.pagetables
+        for vcpu in self.vcpus:
+            for mfn in (vcpu.kernel_table_mfn, vcpu.user_table_mfn):
+                if mfn:
+                    tables.put_page_and_type(mfn)
+            vcpu.kernel_table_mfn = vcpu.user_table_mfn = 0
+            release_ldt_pages(vcpu)
+            release_gdt(vcpu)
+        for holder in frame_holders(self):
+            for mfn, kind in holder.held_frames():
+                if kind == NONE:
+                    tables.put_page(mfn)
+                else:
+                    tables.put_page_and_type(mfn)
+        tables.unpin_all()
+        tables.release_all()

@@ -74,6 +74,8 @@ def _machine(vcpu: Vcpu, address: int, needed: int) -> int:
 
 def copy_from(vcpu: Vcpu, address: int, size: int) -> bytes:
     """``size`` bytes at a linear address of the guest kernel. Raises EFAULT."""
+    if not size:
+        return b""
     _check_range(address, size)
     view = vcpu.domain.memory.bytes
     room = PAGE_SIZE - (address & 0xFFF)
@@ -93,6 +95,8 @@ def copy_from(vcpu: Vcpu, address: int, size: int) -> bytes:
 def copy_to(vcpu: Vcpu, address: int, data: bytes) -> None:
     """Write to a linear address of the guest kernel. Raises EFAULT, maybe after a part."""
     size = len(data)
+    if not size:
+        return
     _check_range(address, size)
     view = vcpu.domain.memory.bytes
     done = 0
@@ -129,7 +133,9 @@ def find_words(vcpu: Vcpu, address: int, count: int) -> int:
         if _LOW_END <= address < HYPERVISOR_VIRT_END:
             return NOT_MAPPED
         machine = translate(vcpu.words, vcpu.cpu.kernel_page_table, address, PRESENT)
-        return NOT_MAPPED if machine == NOT_MAPPED else machine >> 3
+        if machine == NOT_MAPPED or machine >> 3 >= len(vcpu.words):
+            return NOT_MAPPED
+        return machine >> 3
     memory = vcpu.domain.memory
     try:
         data = copy_from(vcpu, address, 8 * count)
@@ -142,6 +148,8 @@ def find_words(vcpu: Vcpu, address: int, count: int) -> int:
 
 def read_words(vcpu: Vcpu, address: int, count: int) -> list[int]:
     """``count`` 64-bit words. Raises EFAULT."""
+    if not count:
+        return []
     if address & 7 == 0 and (address & 0xFFF) + 8 * count <= PAGE_SIZE:
         _check_range(address, 8 * count)
         first = _machine(vcpu, address, PRESENT) >> 3

@@ -10,6 +10,11 @@ list (P2M); the mfn-to-pfn table (M2P) is Xen's, one for the machine, readable b
 Machine memory below ``ram_mfn`` belongs to the hypervisor: the M2P, the shared info page,
 grant-table frames, and the tables that map them into every address space ("Xen's slots" of each L4
 table, 256 to 271).
+
+Of each frame Xen keeps who owns it, how many *references* there are to it, its *type* (see
+``page_types``) and how many of the references rely on the type. The allocation to the domain is one
+reference; mappings and other uses hold more. A frame that the domain gives back stays its own until
+the last of them is gone.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from pyxen.abi.arch_x86_64 import FIRST_RESERVED_GDT_PAGE, MACH2PHYS_VIRT_START
 from pyxen.abi.errno import EINVAL, ENOMEM
 from pyxen.errors import XenError
+from pyxen.hypervisor import page_types
 from pyxen.hypervisor.page_flags import (
     ACCESSED,
     ADDRESS_MASK,
@@ -35,7 +41,7 @@ from pyxen.hypervisor.page_flags import (
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from pyxen.engine.protocol import MachineMemory
+    from pyxen.engine.protocol import Engine
 
 INVALID_M2P_ENTRY: Final = ADDRESS_MASK
 """What the M2P says of a frame that is nobody's."""
@@ -47,8 +53,11 @@ END_XEN_SLOT: Final = 272
 XEN: Final = 0
 DOMAIN: Final = 1
 SHARED: Final = 2
-"""A frame of Xen's that the guest may map: shared info, grant table."""
+"""A frame of Xen's that is the domain's, too: shared info, grant table."""
+IO: Final = 3
+"""No memory, but devices: the first MiB of a PC."""
 
+_FIRST_MEMORY_MFN: Final = 0x100
 _M2P_ADDRESS: Final = 0x200000
 _LARGE_PAGE: Final = 0x200000
 
@@ -56,6 +65,7 @@ _LARGE_PAGE: Final = 0x200000
 _PER_DOMAIN_SLOT: Final = 4
 PER_DOMAIN_VIRT_START: Final = 0xFFFF820000000000
 VCPU_PAGES: Final = 32
+FIRST_LDT_PAGE: Final = 16
 _VCPU_AREA: Final = VCPU_PAGES * PAGE_SIZE
 _TABLE: Final = PRESENT | RW | ACCESSED
 
@@ -75,10 +85,19 @@ class Memory:
 
     ``nr_pages`` frames are given to the domain at its start; ``p2m[pfn]`` tells which (the guest's
     own P2M starts as a copy of it). ``bytes`` and ``words`` view machine memory by address and by
-    address // 8. ``owner[mfn]`` is XEN, DOMAIN or SHARED.
+    address // 8. ``owner[mfn]`` is XEN, DOMAIN, SHARED or IO; ``refs[mfn]`` the count of
+    references, ``types[mfn]`` and ``type_counts[mfn]`` the type and its count. ``allocated[mfn]``
+    tells whether one of the references is that of the allocation.
+
+    The CPU may use a translation for a while after its entry has changed. ``stamps[mfn]`` is the
+    moment, on the engine's ``flush_clock``, at which a frame's last writable mapping went (or its
+    last reference): see ``flush_stale``.
     """
 
-    def __init__(self, machine: MachineMemory, nr_pages: int, vcpus: int) -> None:
+    def __init__(self, engine: Engine, nr_pages: int) -> None:
+        machine = engine.memory
+        self._engine = engine
+        self.flush_clock = engine.flush_clock
         self.bytes = machine.bytes
         self.words = machine.words
         self.frames = machine.frames
@@ -86,13 +105,19 @@ class Memory:
         self.nr_pages = nr_pages
         self.max_pages = machine.frames - machine.ram_mfn
         self.owner = bytearray(machine.frames)
+        self.refs = array("I", bytes(4 * machine.frames))
+        self.types = bytearray(machine.frames)
+        self.type_counts = array("I", bytes(4 * machine.frames))
+        self.allocated = bytearray(machine.frames)
+        self.stamps = array("Q", bytes(8 * machine.frames))
         self.m2p = self.words[_M2P_ADDRESS >> 3 : (_M2P_ADDRESS >> 3) + machine.frames]
         self.p2m = array("Q", range(self.ram_mfn, self.ram_mfn + nr_pages))
-        self._free = array("Q", range(self.frames - 1, self.ram_mfn + nr_pages - 1, -1))
-        self._next_xen_mfn = 1
+        self.free_list = array("Q", range(self.frames - 1, self.ram_mfn + nr_pages - 1, -1))
+        self._next_xen_mfn = _FIRST_MEMORY_MFN
+        self.owner[:_FIRST_MEMORY_MFN] = bytes((IO,)) * _FIRST_MEMORY_MFN
         self._fill_m2p()
         self.shared_info_mfn = self.allocate_shared()
-        self.gdt_entries = self._map_per_domain_area(vcpus)
+        self.gdt_entries = self._map_per_domain_area(len(engine.cpus))
         self._xen_slots = self._build_slots()
         self.bounce_mfn = self.allocate_xen()
         """For data of a guest that does not lie in one piece in machine memory."""
@@ -104,6 +129,8 @@ class Memory:
         first = self.ram_mfn
         self.m2p[first : first + self.nr_pages] = memoryview(array("Q", range(self.nr_pages)))
         self.owner[first : first + self.nr_pages] = bytes((DOMAIN,)) * self.nr_pages
+        self.allocated[first : first + self.nr_pages] = bytes((1,)) * self.nr_pages
+        self.refs[first : first + self.nr_pages] = array("I", (1,)) * self.nr_pages
         self._after_m2p = start + -(-size // _LARGE_PAGE) * _LARGE_PAGE
 
     # Frames of Xen's
@@ -119,9 +146,15 @@ class Memory:
         return mfn
 
     def allocate_shared(self) -> int:
-        """A zeroed frame of Xen's that the guest may map."""
+        """A zeroed frame of Xen's that the guest may map, also writable.
+
+        Xen's own use of it is a reference, and keeps it from becoming anything else.
+        """
         mfn = self.allocate_xen()
         self.owner[mfn] = SHARED
+        self.refs[mfn] = 1
+        self.types[mfn] = page_types.WRITABLE
+        self.type_counts[mfn] = 1
         return mfn
 
     def _map_per_domain_area(self, vcpus: int) -> int:
@@ -182,12 +215,25 @@ class Memory:
         """Linear address at which a vCPU's descriptor table is mapped."""
         return PER_DOMAIN_VIRT_START + vcpu * _VCPU_AREA
 
-    def map_gdt(self, vcpu: int, mfns: list[int]) -> None:
-        """Make these frames a vCPU's descriptor table; at most FIRST_RESERVED_GDT_PAGE."""
-        entry = self.gdt_entries + vcpu * VCPU_PAGES
-        for page in range(FIRST_RESERVED_GDT_PAGE):
-            mfn = mfns[page] if page < len(mfns) else self._zero_mfn
-            self.words[entry + page] = mfn * PAGE_SIZE | PRESENT | ACCESSED | NX
+    @staticmethod
+    def ldt_address(vcpu: int) -> int:
+        """Linear address at which a vCPU's local descriptor table is mapped."""
+        return PER_DOMAIN_VIRT_START + vcpu * _VCPU_AREA + FIRST_LDT_PAGE * PAGE_SIZE
+
+    def map_descriptors(self, vcpu: int, page: int, mfn: int) -> None:
+        """Let the CPU find a frame at this page of a vCPU's part of the per-domain area.
+
+        Read-only: the guest's kernel has the same privilege here as the CPU's own accesses.
+        """
+        entry = self.gdt_entries + vcpu * VCPU_PAGES + page
+        self.words[entry] = mfn * PAGE_SIZE | PRESENT | ACCESSED | NX
+
+    def unmap_descriptors(self, vcpu: int, page: int) -> None:
+        """Let the CPU find empty descriptors there, or nothing in the LDT's part."""
+        if page < FIRST_RESERVED_GDT_PAGE:
+            self.map_descriptors(vcpu, page, self._zero_mfn)
+        else:
+            self.words[self.gdt_entries + vcpu * VCPU_PAGES + page] = 0
 
     def descriptor(self, vcpu: int, selector: int) -> int:
         """The descriptor that a selector names in the vCPU's GDT."""
@@ -198,31 +244,52 @@ class Memory:
     # Frames of the domain
 
     def is_domains(self, mfn: int) -> bool:
-        """Whether the domain owns this frame (any number is allowed)."""
+        """Whether a frame is the domain's own memory (any number is allowed)."""
         return mfn < self.frames and self.owner[mfn] == DOMAIN
 
-    def is_mappable(self, mfn: int) -> bool:
-        """Whether the domain may map this frame."""
-        return mfn < self.frames and self.owner[mfn] != XEN
+    def is_owned(self, mfn: int) -> bool:
+        """Whether a frame is the domain's memory or one that Xen shares with it."""
+        return mfn < self.frames and self.owner[mfn] in (DOMAIN, SHARED)
 
     def allocate(self) -> int:
         """Give the domain a zeroed frame. Raises ENOMEM when it has all of its maximum."""
-        if not self._free:
+        if not self.free_list:
             raise XenError(ENOMEM)
-        mfn = self._free.pop()
+        mfn = self.free_list.pop()
+        self.flush_stale(mfn)
         self.owner[mfn] = DOMAIN
+        self.allocated[mfn] = 1
+        self.refs[mfn] = 1
         self.bytes[mfn * PAGE_SIZE : (mfn + 1) * PAGE_SIZE] = bytes(PAGE_SIZE)
         self.nr_pages += 1
         return mfn
 
     def release(self, mfn: int) -> None:
-        """Take a frame from the domain. Raises EINVAL when it is not the domain's."""
+        """Give up the allocation of a frame; it is free as soon as nothing refers to it any more.
+
+        Doing so again changes nothing. Raises EINVAL when the frame is not the domain's.
+        """
         if not self.is_domains(mfn):
             raise XenError(EINVAL)
+        if self.allocated[mfn]:
+            self.allocated[mfn] = 0
+            self.refs[mfn] -= 1
+            if not self.refs[mfn]:
+                self.free(mfn)
+
+    def free(self, mfn: int) -> None:
+        """The last reference to one of the domain's frames has gone: it is nobody's."""
         self.owner[mfn] = XEN
+        self.stamps[mfn] = self.flush_clock[0]
         self.m2p[mfn] = INVALID_M2P_ENTRY
-        self._free.append(mfn)
+        self.free_list.append(mfn)
         self.nr_pages -= 1
+
+    def flush_stale(self, mfn: int) -> None:
+        """Let no CPU have a translation from before the frame's stamp."""
+        _, kernel, user = self.flush_clock
+        if self.stamps[mfn] >= min(kernel, user):
+            self._engine.flush_tlb()
 
     def copy_to_pfn(self, pfn: int, data: Buffer, offset: int = 0) -> None:
         """Copy bytes over consecutive pfns of the initial allotment, from ``offset`` on.

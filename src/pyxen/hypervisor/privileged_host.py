@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyxen.abi.errno import EINVAL, EPERM
+from pyxen.abi.errno import EPERM
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access, msr
 from pyxen.hypervisor.emulate.privileged import CR0_TS, iopl_ok
 from pyxen.hypervisor.page_flags import FRAME, PAGE_SHIFT
+from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.vcpu import CR2, MASK
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ class VcpuPrivileges:
         return self._vcpu.domain.engine.read_tsc()
 
     def write_hypercall_page(self, gfn: int) -> None:
-        memory = self._vcpu.domain.memory
-        if not memory.is_domains(gfn) or self._vcpu.domain.pagetables.types[gfn]:
-            raise XenError(EINVAL)
+        tables = self._vcpu.domain.pagetables
+        tables.get_page_and_type(gfn, WRITABLE)
         self._vcpu.domain.fill_hypercall_page(gfn)
+        tables.put_page_and_type(gfn)
 
     def iopl_ok(self) -> bool:
         vcpu = self._vcpu

@@ -45,7 +45,7 @@ from pyxen.hypervisor.emulate.store import emulate_store
 from pyxen.hypervisor.guest_access import NOT_MAPPED, find_words, translate
 from pyxen.hypervisor.memory import VCPU_PAGES
 from pyxen.hypervisor.page_flags import ADDRESS_MASK, FRAME, PAGE_SIZE, PRESENT, RW
-from pyxen.hypervisor.pagetables import L1
+from pyxen.hypervisor.page_types import L1
 from pyxen.hypervisor.privileged_host import GuestFault, VcpuPrivileges
 from pyxen.hypervisor.vcpu import CR2, MASK, PENDING
 
@@ -237,7 +237,7 @@ class Traps:
             return False
         if result.writes:
             try:
-                tables.update(target, result.new_value, preserve_ad=False)
+                tables.update(target, result.new_value, False)
             except XenError:
                 return False
         result.commit(registers)

@@ -18,9 +18,13 @@ from pyxen.abi.xen import VCPU_INFO, VCPU_TIME_INFO
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.emulate.privileged import guest_cr4
+from pyxen.hypervisor.page_flags import PAGE_SHIFT
+from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.timers import NO_DEADLINE, POLL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyxen.engine.cpu import Cpu
     from pyxen.hypervisor.domain import Domain
 
@@ -98,6 +102,11 @@ class Vcpu:
         self.runstate_area = 0
         self.time_area = 0
         self.areas_late = 0
+
+    def held_frames(self) -> Iterator[tuple[int, int]]:
+        """The frame of the vcpu_info, where the guest has named one, with its type."""
+        if self.info_registered:
+            yield self.info >> PAGE_SHIFT, WRITABLE
 
     # Why it does not run
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _TICKS_PER_NANOSECOND: Final = 2
 _CR0_TS: Final = 8
+_KERNEL: Final = 1
+_USER: Final = 2
 
 
 class FakeCpu(Cpu):
@@ -76,13 +78,13 @@ class FakeCpu(Cpu):
         self.kernel_page_table = address
         if not self.user_mode:
             self.registers.cr3 = address
-        self._engine.flushes.append(None)
+        self._engine.flush_mode(_KERNEL)
 
     def load_user_page_table(self, address: int) -> None:
         self.user_page_table = address
         if self.user_mode:
             self.registers.cr3 = address
-        self._engine.flushes.append(None)
+        self._engine.flush_mode(_USER)
 
     def set_descriptor_table(self, base: int, limit: int) -> None:
         self.descriptor_table = (base, limit)
@@ -151,6 +153,7 @@ class FakeEngine:
         self.memory = MachineMemory(ram_pages)
         self.cpus = [FakeCpu(self, index) for index in range(vcpus)]
         self.flushes: list[int | None] = []
+        self.flush_clock = memoryview(array("Q", (1, 1, 1)))
         self.invalidated: list[tuple[int, int]] = []
         self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.read_tsc = read_tsc or _tsc_of_host
@@ -188,7 +191,14 @@ class FakeEngine:
         self._kick.set()
 
     def flush_tlb(self) -> None:
+        self.flush_mode(_KERNEL, _USER)
+
+    def flush_mode(self, *modes: int) -> None:
+        """Forget the translations of these modes (their places in ``flush_clock``)."""
         self.flushes.append(None)
+        self.flush_clock[0] += 1
+        for mode in modes:
+            self.flush_clock[mode] = self.flush_clock[0]
 
     def flush_page(self, address: int) -> None:
         self.flushes.append(address)

@@ -9,6 +9,7 @@ from pyxen.engine.emulator.state cimport EmulatedRegisters
 cdef unsigned int ERROR_CODE, EXCEPTION_IS_INT, OLD_EXCEPTION, RIP
 cdef unsigned int _NO_EXCEPTION, _PAGE_FAULT, _PAGE_FAULT_USER
 cdef unsigned long long _SYSCALL_LENGTH, _MASK
+cdef int KERNEL_TLB, USER_TLB
 
 cdef class EmulatorEngine:
     cdef object _library
@@ -19,6 +20,7 @@ cdef class EmulatorEngine:
     cdef object _tlb_flush_page
     cdef public object read_tsc
     cdef public object memory
+    cdef public unsigned long long[::1] flush_clock
     cdef object _uc
     cdef object _handle
     cdef object _cpu_object
@@ -32,6 +34,8 @@ cdef class EmulatorEngine:
     cdef EmulatedCpu _current
 
     cpdef flush_set(self, int index, int sets)
+    @cython.locals(now=cython.ulonglong, clock="unsigned long long[::1]")
+    cdef int _tick(self, int sets) except -1
     @cython.locals(words="unsigned long long[::1]", cpu=EmulatedCpu)
     cpdef on_syscall(self)
     @cython.locals(

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from pyxen.engine.emulator import library
-from pyxen.engine.emulator.cpu import CR0, CR4, EmulatedCpu
+from pyxen.engine.emulator.cpu import CR0, CR4, KERNEL_TLB, USER_TLB, EmulatedCpu
 from pyxen.engine.emulator.state import (
     ERROR_CODE,
     EXCEPTION_IS_INT,
@@ -78,6 +79,7 @@ class EmulatorEngine:
         self._tlb_flush_page = self._library.tlb_flush_page_x86_64
         self.read_tsc: Callable[[], int] = library.tsc_reader()
         self.memory = MachineMemory(ram_pages)
+        self.flush_clock = memoryview(array("Q", (1, 1, 1)))
         uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         # Without it a jump to the "until" address ends the run silently.
         uc.ctl_exits_enabled(True)
@@ -139,7 +141,7 @@ class EmulatorEngine:
         self._state.copy_from(cpu.storage)
         cpu.adopt(self._state)
         self._current = cpu
-        self._tlb_flush(self._cpu_object)
+        self.flush_tlb()
 
     def _describe(self, error: int) -> str:
         import unicorn
@@ -265,11 +267,23 @@ class EmulatorEngine:
 
     def flush_tlb(self) -> None:
         self._tlb_flush(self._cpu_object)
+        self._tick(USER_TLB | KERNEL_TLB)
 
     def flush_set(self, index: int, sets: int) -> None:
         """Flush some sets of translations, if they are the CPU's with this index at the moment."""
         if index == self._current.index:
             self._tlb_flush_set(self._cpu_object, sets)
+            self._tick(sets)
+
+    def _tick(self, sets: int) -> None:
+        """Note when these sets were flushed."""
+        clock = self.flush_clock
+        now = clock[0] + 1
+        clock[0] = now
+        if sets & KERNEL_TLB:
+            clock[1] = now
+        if sets & USER_TLB:
+            clock[2] = now
 
     def flush_page(self, address: int) -> None:
         self._tlb_flush_page(self._cpu_object, address)

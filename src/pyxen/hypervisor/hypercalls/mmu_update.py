@@ -1,41 +1,66 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """mmu_update: change page-table entries, or the machine-to-phys table, in a batch.
 
-Each request is a machine address, whose two low bits are the command, and a value. The first
+Each request is a machine address, whose three low bits are the command, and a value. The first
 refused request ends the batch; the count of those done is stored, if asked for.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Final
 
-from pyxen.abi.errno import EPERM, ESRCH
+from pyxen.abi.errno import EFAULT, ENOSYS, EPERM, ESRCH
 from pyxen.abi.xen import (
     DOMID_IO,
     DOMID_SELF,
     DOMID_XEN,
+    MMU_PT_UPDATE_NO_TRANSLATE,
     HYPERVISOR_mmu_update,
 )
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.addresses import UINT32
+from pyxen.hypervisor.addresses import UINT32, is_guest_address
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
+
+_DOM0: Final = 0
+_COMMAND: Final = 7
+_LAST_COMMAND: Final = MMU_PT_UPDATE_NO_TRANSLATE
 
 
 @hypercall(HYPERVISOR_mmu_update)
 def mmu_update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -> int:
-    """``domains``: whose tables are meant (upper half, 0 for the guest's own) and whose pages."""
-    check_table_owner(vcpu, domains >> 16 & 0xFFFF)
+    """``domains``: whose tables are meant (upper half, 0 for the guest's own) and whose pages.
+
+    Pages of DOMID_IO are devices; a domain without any gets nothing there, but is not refused.
+    """
     count &= UINT32
+    if not is_guest_address(requests):
+        raise XenError(EFAULT)
+    table_owner = (domains >> 16 & 0xFFFF) - 1
+    own_tables = table_owner in (-1, vcpu.domain.domid)
+    if not own_tables and table_owner != _DOM0:
+        raise XenError(ESRCH)
+    page_owner = domains & 0xFFFF
     tables = vcpu.domain.pagetables
     tables.done = 0
     try:
-        check_page_owner(vcpu, domains)
-        tables.apply_batch(vcpu, requests, count)
+        if page_owner not in (DOMID_SELF, DOMID_IO, DOMID_XEN, _DOM0):
+            raise XenError(ESRCH)
+        if own_tables and page_owner in (DOMID_SELF, DOMID_IO):
+            tables.apply_batch(vcpu, requests, count, page_owner == DOMID_IO)
+        elif count:
+            _refuse(vcpu, requests)
     finally:
         store_done(vcpu, done, tables.done)
     return 0
+
+
+def _refuse(vcpu: Vcpu, request: int) -> None:
+    """A request for a domain that is out of reach: EPERM, if it is one at all."""
+    (pointer,) = guest_access.read_words(vcpu, request, 1)
+    raise XenError(EPERM if pointer & _COMMAND <= _LAST_COMMAND else ENOSYS)
 
 
 def store_done(vcpu: Vcpu, address: int, finished: int) -> None:
@@ -45,19 +70,13 @@ def store_done(vcpu: Vcpu, address: int, finished: int) -> None:
             guest_access.write_u32(vcpu, address, finished)
 
 
-def check_table_owner(vcpu: Vcpu, number: int) -> None:
-    """0, or a domain's number plus one. Raises EPERM for domain 0, ESRCH for one that is not."""
-    if number and number - 1 != vcpu.domain.domid:
-        raise XenError(EPERM if number == 1 else ESRCH)
-
-
 def check_page_owner(vcpu: Vcpu, domid: int) -> None:
     """Whose pages are meant: DOMID_SELF, as a domain's own number is no foreign one (ESRCH).
 
     Raises EPERM for the domains that there are, ESRCH for others.
     """
     domid &= 0xFFFF
-    if domid in (0, DOMID_IO, DOMID_XEN):
+    if domid in (_DOM0, DOMID_IO, DOMID_XEN):
         raise XenError(EPERM)
     if domid != DOMID_SELF:
         raise XenError(ESRCH)

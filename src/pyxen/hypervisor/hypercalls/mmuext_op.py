@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP
+from pyxen.abi.errno import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
 from pyxen.abi.xen import (
     MMUEXT_CLEAR_PAGE,
     MMUEXT_COPY_PAGE,
@@ -32,11 +32,14 @@ from pyxen.abi.xen import (
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.descriptor_tables import release_ldt_pages
 from pyxen.hypervisor.hypercalls.mmu_update import check_page_owner, store_done
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
+from pyxen.hypervisor.page_types import WRITABLE
 
 if TYPE_CHECKING:
+    from pyxen.hypervisor.domain import Domain
     from pyxen.hypervisor.vcpu import Vcpu
 
 _MAX_LDT_ENTRIES: Final = 8192
@@ -45,6 +48,8 @@ _MAX_LDT_ENTRIES: Final = 8192
 @hypercall(HYPERVISOR_mmuext_op)
 def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -> int:
     """The first refused operation ends the batch; the count of those done is stored."""
+    if not is_guest_address(operations):
+        raise XenError(EFAULT)
     check_page_owner(vcpu, domain)
     count &= UINT32
     finished = 0
@@ -90,19 +95,16 @@ def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
     elif command == MMUEXT_SET_LDT:
         _set_ldt(vcpu, first, second & UINT32)
     elif command == MMUEXT_CLEAR_PAGE:
-        start = _writable_frame(vcpu, first) * PAGE_SIZE
-        domain.memory.bytes[start : start + PAGE_SIZE] = bytes(PAGE_SIZE)
-        domain.engine.invalidate_code(start, PAGE_SIZE)
+        _write_page(domain, first, bytes(PAGE_SIZE))
     elif command == MMUEXT_COPY_PAGE:
-        target = _writable_frame(vcpu, first) * PAGE_SIZE
-        if not domain.memory.is_domains(second):
+        if not domain.memory.is_owned(second):
             raise XenError(EINVAL)
         source = second * PAGE_SIZE
-        view = domain.memory.bytes
-        view[target : target + PAGE_SIZE] = view[source : source + PAGE_SIZE]
-        domain.engine.invalidate_code(target, PAGE_SIZE)
-    elif command in (MMUEXT_FLUSH_CACHE, MMUEXT_FLUSH_CACHE_GLOBAL):
+        _write_page(domain, first, bytes(domain.memory.bytes[source : source + PAGE_SIZE]))
+    elif command == MMUEXT_FLUSH_CACHE:
         raise XenError(EACCES)  # for those who have devices
+    elif command == MMUEXT_FLUSH_CACHE_GLOBAL:
+        raise XenError(EINVAL)  # the same, by another number
     elif command in (MMUEXT_MARK_SUPER, MMUEXT_UNMARK_SUPER):
         raise XenError(EOPNOTSUPP)
     else:
@@ -131,12 +133,18 @@ def _set_ldt(vcpu: Vcpu, base: int, entries: int) -> None:
         base = 0
     if entries > _MAX_LDT_ENTRIES or base % PAGE_SIZE or not is_guest_address(base):
         raise XenError(EINVAL)
+    if (base, entries) == (vcpu.ldt_base, vcpu.ldt_entries):
+        return
+    if release_ldt_pages(vcpu):
+        vcpu.domain.engine.flush_tlb()
     vcpu.ldt_base = base
     vcpu.ldt_entries = entries
 
 
-def _writable_frame(vcpu: Vcpu, mfn: int) -> int:
-    """A frame of the guest's that is not in use as a table. Raises EINVAL."""
-    if not vcpu.domain.memory.is_domains(mfn) or vcpu.domain.pagetables.types[mfn]:
-        raise XenError(EINVAL)
-    return mfn
+def _write_page(domain: Domain, mfn: int, data: bytes) -> None:
+    """Fill a frame of the guest's that is in use as nothing but writable. Raises EINVAL."""
+    domain.pagetables.get_page_and_type(mfn, WRITABLE)
+    start = mfn * PAGE_SIZE
+    domain.memory.bytes[start : start + PAGE_SIZE] = data
+    domain.pagetables.put_page_and_type(mfn)
+    domain.engine.invalidate_code(start, PAGE_SIZE)

@@ -42,10 +42,11 @@ from pyxen.abi.xen import VCPU_INFO, HYPERVISOR_vcpu_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
-from pyxen.hypervisor.hypercalls.set_gdt import load_gdt
+from pyxen.hypervisor.descriptor_tables import load_gdt
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PAGE_SIZE
+from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.timers import NO_DEADLINE
 from pyxen.hypervisor.vcpu import MASK, PENDING, PENDING_SELECTOR, TRAPS
 
@@ -170,7 +171,7 @@ def _load_tables(target: Vcpu, kernel: int, user: int) -> None:
         domain.load_user_base(target, user)
     except XenError:
         target.kernel_table_mfn = 0
-        domain.pagetables.leave_base(kernel)
+        domain.pagetables.put_page_and_type(kernel)
         raise
 
 
@@ -251,8 +252,7 @@ def _register_vcpu_info(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
         raise XenError(ENXIO)
     if target.info_registered or (target is not vcpu and target.up):
         raise XenError(EINVAL)
-    if not domain.memory.is_domains(mfn) or domain.pagetables.types[mfn]:
-        raise XenError(EINVAL)
+    domain.pagetables.get_page_and_type(mfn, WRITABLE)
     view = domain.memory.bytes
     old, new = target.info, mfn * PAGE_SIZE + offset
     if target.index < XEN_LEGACY_MAX_VCPUS:
