@@ -91,8 +91,10 @@ class SmallDomain:
         self._build_tables()
         self.domain.start(ENTRY_POINT, self.address(STACK) + PAGE_SIZE, 0, self.mfn(L4))
         self.vcpu.kernel_sp = self.address(STACK) + PAGE_SIZE
-        for vcpu in self.domain.vcpus:
+        for vcpu in self.domain.vcpus:  # so that events can be delivered to all of them
             vcpu.event_callback = EVENT_CALLBACK
+            vcpu.cpu.load_kernel_page_table(self.maddr(L4))
+            vcpu.cpu.registers.rsp = self.vcpu.kernel_sp
 
     def _build_tables(self) -> None:
         self.set_entry(L4, BASE >> 39 & 511, self.mfn(L3), TABLE)
