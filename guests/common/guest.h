@@ -15,7 +15,8 @@
 
 #define NS_PER_SECOND 1000000000LL
 
-/* Mount what a program needs, and make the console a plain channel of bytes. */
+/* Mount what a program needs, and make the console a plain channel of bytes. Ends a program that is
+ * not the first process. */
 void set_up(void);
 
 /* The plan of TAP. */

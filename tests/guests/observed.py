@@ -118,7 +118,8 @@ class Observer(Instrument):
         self.windows = CountWindows()
         self.paused_ns = 0
         self.run_states: dict[str, RunStates] = {}
-        self.audits: list[str] = []
+        self.audits = 0
+        self.audit_findings: list[str] = []
         self._line = ""
         self._left = threading.Event()
         self._answer: Callable[[bytes], None] = lambda data: None
@@ -210,7 +211,8 @@ class Observer(Instrument):
         pass
 
     def _audit(self) -> None:
-        pass
+        self.audits += 1
+        self.audit_findings += self.domain.audit()
 
     # For tests
 
@@ -279,6 +281,7 @@ def run_observed(
     *,
     memory_mib: int = 256,
     vcpus: int = 1,
+    limit: float = LIMIT,
     observer: Observer | None = None,
 ) -> tuple[Observer, lifecycle.Outcome]:
     """Run a guest to its end."""
@@ -290,7 +293,7 @@ def run_observed(
         memory_mib=memory_mib,
         vcpus=vcpus,
         engine="auto",
-        timeout=LIMIT,
+        timeout=limit,
         restart_on_reboot=False,
     )
     with _switch_interval_kept():

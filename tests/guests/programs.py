@@ -34,18 +34,13 @@ def build(sources: Sequence[Path], output: Path, *, bits: int = 64) -> Path:
 
 
 def build_all(name: str, output: Path) -> dict[str, Path]:
-    """Build the program in guests/NAME: its path in the guest -> its file.
-
-    A source called program32.c is a 32-bit program of its own.
-    """
-    folder = GUESTS / name
-    alone = folder / "program32.c"
-    common = sorted((GUESTS / "common").glob("*.c"))
-    sources = common + [path for path in sorted(folder.glob("*.c")) if path != alone]
-    programs = {f"/{name}": build(sources, output / name)}
-    if alone.exists():
-        programs["/program32"] = build([alone], output / "program32", bits=32)
-    return programs
+    """Build the program in guests/NAME, and what it starts: path in the guest -> file."""
+    sources = sorted((GUESTS / "common").glob("*.c")) + sorted((GUESTS / name).glob("*.c"))
+    other = sorted((GUESTS / "program32").glob("*.c"))
+    return {
+        f"/{name}": build(sources, output / name),
+        "/program32": build(other, output / "program32", bits=32),
+    }
 
 
 def write_ramdisk(path: Path, programs: Mapping[str, Path]) -> Path:

@@ -9,7 +9,6 @@ from pyxen.abi.xen import HYPERVISOR_nmi_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32
-from pyxen.hypervisor.hypercalls.callback_op import clear_nmi_callback, set_nmi_callback
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.vcpu import Vcpu
@@ -24,9 +23,9 @@ def nmi_op(vcpu: Vcpu, command: int, argument: int) -> int:
         )
         if not is_canonical(address):
             raise XenError(EINVAL)
-        set_nmi_callback(vcpu, address)
+        vcpu.nmi_callback = address
     elif command == XENNMI_unregister_callback:
-        clear_nmi_callback(vcpu)
+        vcpu.nmi_callback = 0
     else:
         raise XenError(ENOSYS)
     return 0
