@@ -10,7 +10,7 @@ import pytest
 from bare_machine import CODE, DATA, STACK, USER_CODE, load, make_machine
 
 from pyxen.engine.emulator import library
-from pyxen.engine.protocol import EngineError
+from pyxen.engine.protocol import NEVER, EngineError
 from pyxen.errors import PyxenError
 
 STOP = "xor %eax, %eax\n syscall\n"
@@ -340,3 +340,36 @@ def test_no_kick_is_lost_while_the_engine_starts() -> None:
         started.release()
         engine.run(engine.cpus[0])
     thread.join()
+
+
+def test_deadline_ends_an_endless_loop_in_time() -> None:
+    engine, _ = make_machine()
+    other, _ = make_machine()
+    load(engine, "1: inc %rbx\n jmp 1b\n")
+    ticks = tsc_ticks(0.02)
+    late = []
+    for _ in range(10):
+        deadline = engine.read_tsc() + ticks
+        engine.set_deadline(deadline)
+        other.set_deadline(0)  # another engine's own affair
+        engine.run(engine.cpus[0])
+        late.append(engine.read_tsc() - deadline)
+    assert 0 <= min(late) < ticks / 10
+    engine.run(engine.cpus[0])  # the deadline is over: it returns at once
+    engine.set_deadline(NEVER)
+    timer = threading.Timer(0.05, engine.kick)
+    timer.start()
+    start = time.monotonic()
+    engine.run(engine.cpus[0])
+    assert time.monotonic() - start > 0.04
+    timer.join()
+    engine.close()
+    other.close()
+
+
+def tsc_ticks(seconds: float) -> int:
+    """How far the time-stamp counter goes in this time."""
+    read = library.tsc_reader()
+    start, first = time.monotonic(), read()
+    time.sleep(0.02)
+    return int((read() - first) / (time.monotonic() - start) * seconds)

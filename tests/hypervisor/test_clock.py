@@ -104,6 +104,18 @@ def test_never_jumps_and_never_goes_back(drift: float, cost: int, pauses: list[i
             last = now
 
 
+@pytest.mark.parametrize("hertz", [33e6, 1e9, 2.4e9, 4.3e9, 20e9])
+def test_counter_at_a_time(monkeypatch: pytest.MonkeyPatch, hertz: float) -> None:
+    host = Host(hertz)
+    clock = start(monkeypatch, host)
+    host.pass_time(3 * SECOND)
+    clock.steer()
+    for deadline in (1, 5, SECOND, 3 * SECOND + 7, 3 * SECOND + 12345, 10**14):
+        tsc = clock.tsc_at(deadline)
+        assert clock._system_at(tsc) >= deadline
+        assert clock._system_at(tsc - 1) <= deadline
+
+
 def test_steers_towards_the_hosts_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     clock = start(monkeypatch, host)

@@ -223,10 +223,12 @@ def test_woken_vcpu_does_not_wait_for_slices(real2: SmallDomain) -> None:
     second = real2.domain.vcpus[1]
     real2.domain.events.bind_virq(xen.VIRQ_TIMER, 1)
     real2.set_upcall_mask(1, second)
-    deadline = 0
+    deadline = before = 0
 
     def set_timer(handler: TrapHandler, cpu: FakeCpu) -> None:
-        nonlocal deadline
+        nonlocal deadline, before
+        if not late:
+            before = second.runstate_times[vcpu.RUNSTATE_runnable]
         real2.take_events(second)
         real2.memory.words[real2.memory.shared_info_mfn * 512 + PENDING_WORDS] = 0
         deadline = clock.now() + 3 * MS
@@ -245,8 +247,8 @@ def test_woken_vcpu_does_not_wait_for_slices(real2: SmallDomain) -> None:
         real2.domain.run()
     assert len(late) == 30
     assert sorted(late)[15] < 3 * MS
-    runnable = second.runstate_times[vcpu.RUNSTATE_runnable]
-    assert runnable == pytest.approx(sum(late), rel=0.5)
+    runnable = second.runstate_times[vcpu.RUNSTATE_runnable] - before
+    assert 0 < runnable <= sum(late)
 
 
 def test_cap_leaves_that_much_of_a_processor(real2: SmallDomain) -> None:

@@ -74,7 +74,7 @@ class TestEnd:
     def test_crash_by_the_hypervisor(self, run: Run) -> None:
         result = run('hypercall(set_trap_table, NULL); asm volatile("ud2");')
         assert result.exit_reason == "crash"
-        assert result.code == 0
+        assert result.code == 3
         assert result.crash is not None
 
     @pytest.mark.parametrize("body", ["for (;;) ;", "for (;;) hypercall(sched_op, SCHEDOP_block);"])

@@ -4,8 +4,8 @@
 An engine owns the machine memory and the register state of N CPUs. ``engine.run(cpu)``
 executes guest code on one of them; whatever the guest cannot do by itself arrives as a *trap*, a
 call of a method of the ``TrapHandler``, which reads and changes ``cpu.registers``; execution goes
-on from the registers as it left them. ``run`` returns after ``kick`` (from any thread) or
-``stop`` (from a trap).
+on from the registers as it left them. ``run`` returns after ``kick`` (from any thread), ``stop``
+(from a trap), or when the time-stamp counter has come to the engine's deadline.
 
 A CPU is in one of two modes, *kernel* and *user*. Each has a page table and a GS base of its own,
 and a user-mode access to a page without the user bit faults. The guest kernel runs without
@@ -19,7 +19,7 @@ to allocate and nothing to dispatch on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pyxen.engine.cpu import Cpu
 from pyxen.engine.registers import Registers
@@ -27,7 +27,7 @@ from pyxen.engine.registers import Registers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Cpu", "Engine", "EngineError", "MachineMemory", "Registers", "TrapHandler"]
+__all__ = ["NEVER", "Cpu", "Engine", "EngineError", "MachineMemory", "Registers", "TrapHandler"]
 
 
 class TrapHandler(Protocol):
@@ -53,6 +53,10 @@ class TrapHandler(Protocol):
 
     def port_out(self, cpu: Cpu, port: int, size: int, value: int) -> None:
         """An OUT instruction."""
+
+
+NEVER: Final = 0xFFFFFFFFFFFFFFFF
+"""A deadline that does not come."""
 
 
 class MachineMemory(Protocol):
@@ -86,7 +90,7 @@ class Engine(Protocol):
         """Who gets the traps; to be set before the first ``run``."""
 
     def run(self, cpu: Cpu) -> None:
-        """Execute until ``kick`` or ``stop``.
+        """Execute until ``kick``, ``stop`` or the deadline.
 
         An exception that a trap handler raises comes out of here, between two instructions.
         Raises EngineError when the guest has come to a state that cannot be executed.
@@ -97,6 +101,10 @@ class Engine(Protocol):
 
     def kick(self) -> None:
         """From any thread: make ``run`` return soon, or at once if it is called later."""
+
+    def set_deadline(self, tsc: int) -> None:
+        """Make ``run`` return soon after the time-stamp counter has come to this value; at once if
+        it is there already. In the thread of ``run``; NEVER for no deadline."""
 
     def flush_tlb(self) -> None:
         """Forget all translations of the running CPU."""

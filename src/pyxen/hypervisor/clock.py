@@ -79,6 +79,11 @@ class Clock:
         ticks = ticks << self.shift if self.shift >= 0 else ticks >> -self.shift
         return self._system + (ticks * self.mul >> 32)
 
+    def tsc_at(self, system: int) -> int:
+        """The time-stamp counter at which ``now`` is no less than this system time."""
+        ticks = -((system - self._system << 32) // -self.mul)
+        return self._tsc + (-(-ticks >> self.shift) if self.shift >= 0 else ticks << -self.shift)
+
     def steer(self) -> bool:
         """Measure again if a second has passed; True if ``write`` has news for the guests."""
         host = time.monotonic_ns()

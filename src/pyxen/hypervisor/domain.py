@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.arch_x86_64 import FLAT_KERNEL_CS, FLAT_KERNEL_SS, XEN_LEGACY_MAX_VCPUS
 from pyxen.abi.errno import EINVAL
-from pyxen.abi.sched import SHUTDOWN_NAMES
+from pyxen.abi.sched import SHUTDOWN_NAMES, SHUTDOWN_crash
 from pyxen.abi.xen import DOMID_SELF, VCPU_INFO
+from pyxen.engine.protocol import EngineError
 from pyxen.engine.registers import RAX, RBX, RCX, RDX
 from pyxen.errors import XenError
 from pyxen.hypervisor.audit import audit, frame_holders
 from pyxen.hypervisor.clock import Clock
 from pyxen.hypervisor.cpuid import CpuidPolicy
+from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.descriptor_tables import release_gdt, release_ldt_pages
 from pyxen.hypervisor.events import EventChannels
 from pyxen.hypervisor.grants import GrantTable
@@ -150,7 +152,6 @@ class Domain:
         self.clock.write_wall_clock(self.memory.bytes, self.memory.shared_info_mfn * PAGE_SIZE)
         for each in self.vcpus:
             self.update_time(each)
-        self.scheduler.start()
 
     def update_time(self, vcpu: Vcpu) -> None:
         """Write the vCPU's time record, and the copy that the guest may have asked for."""
@@ -208,7 +209,12 @@ class Domain:
         Raises DomainCrash when the guest did what Xen crashes a domain for, EngineError when it
         came to a state that the engine cannot execute.
         """
-        self.scheduler.run()
+        try:
+            self.scheduler.run()
+        except (DomainCrash, EngineError):
+            if self.shutdown_code is None:
+                self.shutdown_code = SHUTDOWN_crash
+            raise
         return self.stopping
 
     def stop(self, reason: str) -> None:
@@ -270,7 +276,7 @@ class Domain:
 
     def must_leave(self) -> bool:
         """In a long hypercall, now and then: attend, and tell whether the domain stops."""
-        if self.attention:
+        if self.attention or self.scheduler.is_due():
             self.attend()
         return bool(self.stopping)
 
@@ -280,6 +286,8 @@ class Domain:
         Xen's hypercall_preempt_check: another thread wants something, a deadline has come, another
         vCPU is to run, or an event can be delivered. Whoever leaves must have made progress.
         """
+        if self.scheduler.is_due():
+            self.attention = True
         if self.attention or self.stopping or self.scheduler.switching or not vcpu.runnable:
             return True
         view = self.memory.bytes
@@ -302,7 +310,6 @@ class Domain:
 
     def close(self) -> None:
         """Free what the domain holds. It cannot be used afterwards."""
-        self.scheduler.close()
         self._relinquish()
 
     def audit(self) -> list[str]:

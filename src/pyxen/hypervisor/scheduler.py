@@ -13,18 +13,19 @@ budget for each period of 10 ms, as in Xen's credit2; when it is used up, all vC
 next period. What was used too much is taken from the periods that follow.
 
 When none can run, the thread sleeps until the next deadline or until something is posted from
-another thread. While guest code runs nobody looks at the clock, so the *alarm*, a thread of its
-own that only sleeps, kicks the engine when the next deadline has come.
+another thread. While guest code runs the engine looks at the clock: it returns when the next
+deadline has come.
 """
 
 from __future__ import annotations
 
 import threading
 from heapq import heapify, heappop, heappush
-from time import monotonic_ns, perf_counter_ns
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.vcpu import RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_runnable, RUNSTATE_running
+from pyxen.engine.protocol import NEVER
 from pyxen.hypervisor.timers import NO_DEADLINE, PERIODIC
 from pyxen.hypervisor.vcpu import ANY_PORT
 
@@ -42,54 +43,6 @@ _LONG: Final = 10.0
 _NOT_WAITING: Final = 0
 
 
-class Alarm:
-    """Calls ``ring`` from a thread of its own when a deadline of the monotonic clock has passed."""
-
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
-        self._condition = threading.Condition()
-        self._deadline = NO_DEADLINE
-        self._waiting_for = 0
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="pyxen-alarm", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def set(self, deadline: int) -> None:
-        """The next deadline in ns of time.monotonic_ns, or NO_DEADLINE.
-
-        A later deadline than the thread waits for costs nothing: it finds out when it wakes.
-        """
-        self._deadline = deadline
-        if deadline and (not self._waiting_for or deadline < self._waiting_for):
-            with self._condition:
-                self._condition.notify()
-
-    def close(self) -> None:
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                if self._closed:
-                    return
-                deadline = self._deadline
-                wait = (deadline - monotonic_ns()) / 1e9 if deadline else _LONG
-                if wait > 0:
-                    self._waiting_for = deadline
-                    self._condition.wait(min(wait, _LONG))
-                    self._waiting_for = NO_DEADLINE
-                    continue
-                if self._deadline == deadline:
-                    self._deadline = NO_DEADLINE
-            self._domain.ring()
-
-
 class Scheduler:
     """The loop of the thread that runs the vCPUs.
 
@@ -99,8 +52,7 @@ class Scheduler:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self._alarm = Alarm(domain)
-        self._alarm_deadline = NO_DEADLINE
+        self._deadline = NO_DEADLINE
         self._wake = threading.Event()
         self.switching = False
         self._yielding = False
@@ -122,12 +74,6 @@ class Scheduler:
         self._allowance = 0
         self._budget = 0
         self._period_end = 0
-
-    def start(self) -> None:
-        self._alarm.start()
-
-    def close(self) -> None:
-        self._alarm.close()
 
     def wake(self) -> None:
         """From any thread: end the sleep of an idle domain."""
@@ -187,7 +133,7 @@ class Scheduler:
                 self._domain.timers.run_periodic(vcpu, now)
             self._started = self._charged = now
             self._slice_end = now + TIME_SLICE if self._waiting else NO_DEADLINE
-            self.set_alarm(now)
+            self._set_deadline()
 
     def _enqueue(self, vcpu: Vcpu) -> None:
         index = vcpu.index
@@ -288,7 +234,7 @@ class Scheduler:
         self._charge(now)
         self._allowance = self._budget = _CAP_PERIOD * percent // 100
         self._period_end = now + _CAP_PERIOD
-        self.set_alarm(now)
+        self._set_deadline()
 
     def _charge(self, now: int) -> None:
         """Account for what the running vCPU has used up to now."""
@@ -319,25 +265,30 @@ class Scheduler:
         if self._slice_end and now >= self._slice_end:
             self._slice_end = NO_DEADLINE
             self._leave()
-        self.set_alarm(now)
+        self._set_deadline()
 
     def new_deadline(self, deadline: int) -> None:
-        """There is one that the alarm may not know of."""
+        """There is one that the engine may not know of."""
         now = self._domain.clock.now()
         if deadline <= now:
             self._domain.attention = True
-        elif not self._alarm_deadline or deadline < self._alarm_deadline:
-            self.set_alarm(now)
+        elif not self._deadline or deadline < self._deadline:
+            self._set_deadline()
 
-    def set_alarm(self, now: int) -> None:
-        """Tell the alarm of the next deadline at which the running vCPU is interrupted."""
+    def is_due(self) -> bool:
+        """While a vCPU runs: has the next deadline come?"""
+        return self._deadline != NO_DEADLINE and self._domain.clock.now() >= self._deadline
+
+    def _set_deadline(self) -> None:
+        """Tell the engine of the next deadline at which the running vCPU is interrupted."""
         if self._current is None:
             return
         deadline = self._earliest(self._domain.timers.next, self._slice_end)
         if self._allowance:
             deadline = self._earliest(deadline, max(1, self._charged + self._budget))
-        self._alarm_deadline = deadline
-        self._alarm.set(max(1, deadline - now + monotonic_ns()) if deadline else NO_DEADLINE)
+        self._deadline = deadline
+        tsc = self._domain.clock.tsc_at(deadline) if deadline else NEVER
+        self._domain.engine.set_deadline(min(tsc, NEVER))
 
     @staticmethod
     def _earliest(one: int, other: int) -> int:
@@ -346,8 +297,7 @@ class Scheduler:
     def _idle(self) -> None:
         """Sleep until the next deadline or ``wake``."""
         domain = self._domain
-        self._alarm_deadline = NO_DEADLINE
-        self._alarm.set(NO_DEADLINE)
+        self._deadline = NO_DEADLINE
         deadline = domain.timers.next
         if self._waiting:  # for a budget
             deadline = self._earliest(deadline, self._period_end)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.engine.cpu import Cpu
 from pyxen.engine.memory import MachineMemory
-from pyxen.engine.protocol import EngineError
+from pyxen.engine.protocol import NEVER, EngineError
 from pyxen.engine.registers import WORDS, Registers
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ class FakeEngine:
         self.cpuid: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.read_tsc = read_tsc or _tsc_of_host
         self.running = False
+        self._deadline = NEVER
         self._handler: TrapHandler
         self._kick = threading.Event()
         self._stopped = False
@@ -166,7 +167,7 @@ class FakeEngine:
         self._handler = handler
 
     def run(self, cpu: Cpu) -> None:
-        """Take steps of the CPU's script until ``kick`` or ``stop``.
+        """Take steps of the CPU's script until ``kick``, ``stop`` or the deadline.
 
         Raises what a step raises, EngineError when there is no step left.
         """
@@ -174,21 +175,30 @@ class FakeEngine:
         self._stopped = False
         self.running = True
         try:
-            while not self._stopped and not self._kick.is_set():
+            while not self._stopped and not self._kick.is_set() and not self._is_late():
                 fake.next_step()(self._handler, fake)
         finally:
             self.running = False
             self._kick.clear()
 
     def spin(self, handler: TrapHandler, cpu: FakeCpu) -> None:
-        """A step: compute, without a trap, until another thread kicks."""
-        self._kick.wait()
+        """A step: compute, without a trap, until another thread kicks or the deadline comes."""
+        while not self._is_late():
+            ticks = min(self._deadline - self.read_tsc(), _TICKS_PER_NANOSECOND * 10**9)
+            if self._kick.wait(max(0, ticks) / _TICKS_PER_NANOSECOND / 1e9):
+                return
+
+    def _is_late(self) -> bool:
+        return self._deadline != NEVER and self.read_tsc() >= self._deadline
 
     def stop(self) -> None:
         self._stopped = True
 
     def kick(self) -> None:
         self._kick.set()
+
+    def set_deadline(self, tsc: int) -> None:
+        self._deadline = tsc
 
     def flush_tlb(self) -> None:
         self.flush_mode(_KERNEL, _USER)

@@ -79,14 +79,14 @@ class KernelResult:
     """How a run ended.
 
     ``exit_reason`` is the name of a shutdown reason of Xen's ("poweroff", "reboot", "crash" …), or
-    "timeout". ``code`` is the number that the kernel gave to SCHEDOP_shutdown; 0 if it did not.
+    "timeout". ``code`` is the number that the kernel gave to SCHEDOP_shutdown; None if it did not.
     ``crash`` is why the hypervisor crashed the domain, None if it did not. ``output`` is what went
     to the console. ``audit`` lists what is wrong in the hypervisor's own books: always empty, or
     pyxen has a bug. ``seconds`` is the time of the run alone.
     """
 
     exit_reason: str
-    code: int
+    code: int | None
     crash: str | None
     output: str
     audit: tuple[str, ...]

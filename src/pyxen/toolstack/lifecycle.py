@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The life of a domain in this process: build, run, reboot, end.
 
-Three threads take part. The calling thread runs the vCPUs and writes what the guest prints. A
-second one runs an asyncio loop, in which the console's user side reads its input and the time limit
-runs. The third, the scheduler's alarm, only sleeps until a vCPU's next deadline. The vCPUs' thread
-may be deep in guest code or wait for a reader of the console, so whoever ends a run does two
-things: he posts the stop to the domain, and lets go of the console.
+Two threads take part. The calling thread runs the vCPUs and writes what the guest prints. The
+other one runs an asyncio loop, in which the console's user side reads its input and the time limit
+runs. The vCPUs' thread may be deep in guest code or wait for a reader of the console, so whoever
+ends a run does two things: he posts the stop to the domain, and lets go of the console.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ cdef class EmulatorEngine:
     cdef object _handler
     cdef object _failure
     cdef object _kick
+    cdef object _deadline
     cdef object _callbacks
     cdef public list cpus
     cdef EmulatedCpu _current

@@ -97,6 +97,7 @@ class EmulatorEngine:
         self._install_hooks(unicorn, x86_const)
         self._failure: BaseException | None = None
         self._kick = library.kick_byte()
+        self._deadline = library.deadline_word(self._handle)
 
         self.cpus = [EmulatedCpu(self, index) for index in range(vcpus)]
         for cpu in self.cpus:
@@ -129,6 +130,9 @@ class EmulatorEngine:
 
     def kick(self) -> None:
         self._kick[0] = 1
+
+    def set_deadline(self, tsc: int) -> None:
+        self._deadline[0] = tsc
 
     def _switch(self, cpu: EmulatedCpu) -> None:
         self._state.settle_flags()
@@ -302,5 +306,6 @@ class EmulatorEngine:
         return eax, ebx, ecx, edx
 
     def close(self) -> None:
+        library.give_back_deadline(self._handle)
         self._uc = None
         self.memory.close()

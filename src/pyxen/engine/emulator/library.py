@@ -13,7 +13,8 @@ Four things of its inside are used, all of version 2.1.4:
 - ``helper_check_exit_request``, which is that look. The two places that hold its address are
   pointed at a few instructions of ours, which test a byte, the *kick*, and call the original only
   if it is set. That is cheaper, and a kick is a store to memory: it cannot get lost while the
-  engine starts, as a call of ``uc_emu_stop`` can.
+  engine starts, as a call of ``uc_emu_stop`` can. Now and then these instructions also compare
+  the time-stamp counter with the engine's *deadline*, so that no other thread need watch the time.
 
 ``self_check`` verifies all of it, so that another build of the library gives a clear error and
 never a corrupted guest.
@@ -53,18 +54,40 @@ _RET: Final = 0
 _READ_TSC: Final = 16
 _LOOK: Final = 32
 _KICK: Final = mmap.PAGESIZE
+_COUNT: Final = mmap.PAGESIZE + 4
 _POINTERS: Final = mmap.PAGESIZE + 64
+_DEADLINES: Final = mmap.PAGESIZE + 128
+"""Pairs of an engine's handle and its deadline, up to a pair of zeros."""
+_MAX_ENGINES: Final = 240
+_BLOCKS: Final = 256
+"""So many blocks of guest code run between two looks at the clock."""
+NEVER: Final = 0xFFFFFFFFFFFFFFFF
+_GONE: Final = 1  # no handle
+
+
+def _data(place: int, end: int) -> bytes:
+    """The operand of an instruction that ends at offset ``end`` of the look: relative to rip."""
+    return struct.pack("<i", place - _LOOK - end)
+
 
 _MACHINE_CODE: Final = (
     b"\xc3".ljust(16, b"\x90")
     # rdtsc; shl $32, %rdx; or %rdx, %rax; ret
     + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3".ljust(16, b"\x90")
-    # cmpb $0, kick(%rip); jne 1f; ret
-    + b"\x80\x3d" + struct.pack("<i", _KICK - _LOOK - 7) + b"\x00\x75\x01\xc3"
+    # cmpb $0, kick(%rip); jne 1f; decl count(%rip); js 2f; ret
+    + b"\x80\x3d" + _data(_KICK, 7) + b"\x00\x75\x09"
+    + b"\xff\x0d" + _data(_COUNT, 15) + b"\x78\x19\xc3"
     # 1: push %rdi; push %rsi; sub $8, %rsp; call *uc_emu_stop(%rip)
-    + b"\x57\x56\x48\x83\xec\x08\xff\x15" + struct.pack("<i", _POINTERS - _LOOK - 22)
+    + b"\x57\x56\x48\x83\xec\x08\xff\x15" + _data(_POINTERS, 30)
     # add $8, %rsp; pop %rsi; pop %rdi; jmp *helper(%rip)
-    + b"\x48\x83\xc4\x08\x5e\x5f\xff\x25" + struct.pack("<i", _POINTERS + 8 - _LOOK - 34)
+    + b"\x48\x83\xc4\x08\x5e\x5f\xff\x25" + _data(_POINTERS + 8, 42)
+    # 2: movl $_BLOCKS, count(%rip); lea deadlines(%rip), %rcx
+    + b"\xc7\x05" + _data(_COUNT, 52) + struct.pack("<i", _BLOCKS)
+    + b"\x48\x8d\x0d" + _data(_DEADLINES, 59)
+    # 3: mov (%rcx), %rax; test %rax, %rax; je 4f; add $16, %rcx; cmp %rax, %rdi; jne 3b
+    + b"\x48\x8b\x01\x48\x85\xc0\x74\x18\x48\x83\xc1\x10\x48\x39\xc7\x75\xef"
+    # rdtsc; shl $32, %rdx; or %rdx, %rax; cmp -8(%rcx), %rax; jae 1b; 4: ret
+    + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\x48\x3b\x41\xf8\x73\xb7\xc3"
 )  # fmt: skip
 
 _keep_alive: list[object] = []
@@ -132,6 +155,29 @@ def kick_byte() -> memoryview:
     """
     byte = (ctypes.c_uint8 * 1).from_address(_machine_code() + _KICK)
     return memoryview(byte).cast("B")
+
+
+def deadline_word(handle: int) -> memoryview:
+    """One word for the engine with this handle, the time-stamp counter at which it is to stop.
+
+    Guest code that runs stops at one of the next blocks when the counter has come there. Raises
+    PyxenError if there are too many engines; ``give_back_deadline`` makes room again.
+    """
+    table = (ctypes.c_uint64 * (2 * _MAX_ENGINES)).from_address(_machine_code() + _DEADLINES)
+    for entry in range(0, len(table), 2):
+        if table[entry] in (0, _GONE, handle):
+            table[entry + 1] = NEVER
+            table[entry] = handle
+            return memoryview(table).cast("B").cast("Q")[entry + 1 : entry + 2]
+    raise PyxenError(f"emulator: more than {_MAX_ENGINES} engines in this process")
+
+
+def give_back_deadline(handle: int) -> None:
+    """The engine with this handle is closed."""
+    table = (ctypes.c_uint64 * (2 * _MAX_ENGINES)).from_address(_machine_code() + _DEADLINES)
+    for entry in range(0, len(table), 2):
+        if table[entry] == handle:
+            table[entry] = _GONE
 
 
 def _disable_exit_check(library: ctypes.CDLL) -> None:
