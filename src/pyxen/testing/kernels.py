@@ -61,7 +61,7 @@ RUNTIME: Final = Path(__file__).parent / "runtime"
 _RUNTIME_SOURCES: Final = (RUNTIME / "start.S", RUNTIME / "runtime.c")
 _LINKER_SCRIPT: Final = RUNTIME / "kernel.lds"
 _COMPILE: Final = (
-    "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
+    "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-clobbered",
     "-ffreestanding", "-fno-pic", "-fno-pie", "-mno-red-zone", "-mcmodel=kernel",
     "-mgeneral-regs-only", "-fno-stack-protector", "-fcf-protection=none",
     "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing",
