@@ -52,6 +52,10 @@ class RecordingHandler:
         self.traps.append(("system_call", cpu.registers.rax))
         self.engine.stop()
 
+    def sysenter(self, cpu: Cpu) -> None:
+        self.traps.append(("sysenter", cpu.registers.rip))
+        self.engine.stop()
+
     def exception(self, cpu: Cpu, vector: int, error_code: int, software: bool) -> None:
         self.traps.append(("exception", vector, error_code, software))
         self.engine.stop()

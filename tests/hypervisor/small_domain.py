@@ -35,6 +35,7 @@ MAX_PAGES = 96
 L4, L3, L2, L1, STACK, SCRATCH, READ_ONLY, USER_L4, FREE = 0, 1, 2, 3, 4, 6, 10, 12, 16
 TABLE = PRESENT | RW | ACCESSED | DIRTY
 ENTRY_POINT = 0x1000
+EVENT_CALLBACK = 0x2000
 MAPPED = {L4: 0, L3: 0, L2: 0, L1: 0, STACK: RW, 6: RW, 7: RW, 8: RW, READ_ONLY: 0}
 
 NOT_MAPPED = BASE + 40 * PAGE_SIZE
@@ -90,6 +91,10 @@ class SmallDomain:
         self._build_tables()
         self.domain.start(ENTRY_POINT, self.address(STACK) + PAGE_SIZE, 0, self.mfn(L4))
         self.vcpu.kernel_sp = self.address(STACK) + PAGE_SIZE
+        for vcpu in self.domain.vcpus:  # so that events can be delivered to all of them
+            vcpu.event_callback = EVENT_CALLBACK
+            vcpu.cpu.load_kernel_page_table(self.maddr(L4))
+            vcpu.cpu.registers.rsp = self.vcpu.kernel_sp
 
     def _build_tables(self) -> None:
         self.set_entry(L4, BASE >> 39 & 511, self.mfn(L3), TABLE)

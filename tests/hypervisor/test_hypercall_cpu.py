@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from small_domain import (
     BAD_POINTERS,
+    EVENT_CALLBACK,
     L1,
     NON_CANONICAL,
     STACK,
@@ -34,6 +35,11 @@ def register_callback(guest: SmallDomain, kind: int, flags: int, address: int) -
     return guest.call(xen.HYPERVISOR_callback_op, callback.CALLBACKOP_register, pointer)
 
 
+def handler_of_nmis(guest: SmallDomain) -> tuple[int, int, int]:
+    vcpu = guest.vcpu
+    return vcpu.trap_address[2], vcpu.trap_flags[2], vcpu.trap_cs[2]
+
+
 class TestCallbacks:
     @pytest.mark.parametrize(
         ("kind", "attribute"),
@@ -43,7 +49,6 @@ class TestCallbacks:
             (callback.CALLBACKTYPE_syscall, "syscall_callback"),
             (callback.CALLBACKTYPE_syscall32, "syscall32_callback"),
             (callback.CALLBACKTYPE_sysenter, "sysenter_callback"),
-            (callback.CALLBACKTYPE_nmi, "nmi_callback"),
         ],
     )
     def test_register(self, guest: SmallDomain, kind: int, attribute: str) -> None:
@@ -73,7 +78,7 @@ class TestCallbacks:
         register_callback(guest, callback.CALLBACKTYPE_nmi, 0, HANDLER)
         pointer = guest.put_struct(callback.CALLBACK_UNREGISTER, callback.CALLBACKTYPE_nmi)
         assert guest.call(xen.HYPERVISOR_callback_op, operation, pointer) == 0
-        assert guest.vcpu.nmi_callback == 0
+        assert handler_of_nmis(guest) == (0, 0, 0)
         register_callback(guest, callback.CALLBACKTYPE_event, 0, HANDLER)
         pointer = guest.put_struct(callback.CALLBACK_UNREGISTER, callback.CALLBACKTYPE_event)
         assert guest.call(xen.HYPERVISOR_callback_op, operation, pointer) == -EINVAL
@@ -93,16 +98,16 @@ class TestCallbacks:
         assert guest.call(xen.HYPERVISOR_set_callbacks, NON_CANONICAL, HANDLER, 5) == 0
         vcpu = guest.vcpu
         callbacks = (vcpu.event_callback, vcpu.failsafe_callback, vcpu.syscall_callback)
-        assert callbacks == (0, HANDLER, 5)
+        assert callbacks == (EVENT_CALLBACK, HANDLER, 5)
 
     def test_nmi_op(self, guest: SmallDomain) -> None:
         call, register = xen.HYPERVISOR_nmi_op, nmi.XENNMI_register_callback
         assert guest.call(call, register, guest.put_struct(nmi.XENNMI_CALLBACK, HANDLER, 0)) == 0
-        assert guest.vcpu.nmi_callback == HANDLER
+        assert handler_of_nmis(guest) == (HANDLER, arch.TI_IF_MASK, arch.FLAT_KERNEL_CS)
         bad = guest.put_struct(nmi.XENNMI_CALLBACK, NON_CANONICAL, 0)
         assert guest.call(call, register, bad) == -EINVAL
         assert guest.call(call, nmi.XENNMI_unregister_callback, 0) == 0
-        assert guest.vcpu.nmi_callback == 0
+        assert handler_of_nmis(guest) == (0, 0, 0)
         assert guest.call(call, 9, 0) == -ENOSYS
 
 
@@ -285,14 +290,22 @@ class TestDebugRegisters:
         assert self.get(guest, number) == -ENODEV
 
 
-IF, IOPL_3, VM, NT, TF = 0x200, 0x3000, 0x20000, 0x4000, 0x100
+USER_SS = arch.FLAT_RING3_SS64
+IF, IOPL_3, VM, RF = 0x200, 0x3000, 0x20000, 0x10000
 
 
 class TestIret:
     def go(
-        self, guest: SmallDomain, *, cs: int, rflags: int = IF, flags: int = 0, ss: int = 0x2B
+        self,
+        guest: SmallDomain,
+        *,
+        cs: int,
+        rflags: int = IF,
+        flags: int = 0,
+        ss: int = USER_SS,
+        rip: int = 0x401000,
     ) -> None:
-        frame = arch.IRET_CONTEXT.pack(1, 2, 3, flags, 0x401000, cs, rflags, 0x7FF0, ss)
+        frame = arch.IRET_CONTEXT.pack(1, 2, 3, flags, rip, cs, rflags, 0x7FF0, ss)
         registers = guest.vcpu.cpu.registers
         registers.rsp = guest.write(guest.address(STACK) + 0x100, frame)
         registers.rcx = registers.r11 = 0xAAAA
@@ -314,7 +327,7 @@ class TestIret:
         assert cpu.long_mode
         r = cpu.registers
         assert (r.rax, r.r11, r.rcx) == (1, 2, 3)
-        assert (r.rip, r.rsp, r.cs, r.ss) == (0x401000, 0x7FF0, arch.FLAT_USER_CS64, 0x2B)
+        assert (r.rip, r.rsp, r.cs, r.ss) == (0x401000, 0x7FF0, arch.FLAT_USER_CS64, USER_SS)
         assert r.rflags == IF | 2 | 1
         assert (r.gs_base, cpu.inactive_gs_base) == (20, 10)
         assert r.cr3 == guest.maddr(USER_L4)
@@ -331,10 +344,23 @@ class TestIret:
         assert (cpu.registers.cs, cpu.registers.ss) == (arch.FLAT_KERNEL_CS, arch.FLAT_KERNEL_SS)
         assert cpu.registers.rsp == 0x7FF0
 
-    def test_in_syscall_keeps_rcx_and_r11(self, guest: SmallDomain) -> None:
-        self.go(guest, cs=0xE030, flags=arch.VGCF_in_syscall)
-        registers = guest.vcpu.cpu.registers
-        assert (registers.rcx, registers.r11, registers.rax) == (0xAAAA, 0xAAAA, 1)
+    @pytest.mark.parametrize("cs", [0x33, 0, 0x1F, arch.FLAT_USER_CS32])
+    def test_in_syscall_is_left_by_sysret(self, guest: SmallDomain, cs: int) -> None:
+        """cs and ss are those of SYSRET, rcx and r11 what SYSRET needs."""
+        self.give_user_table(guest)
+        self.go(guest, cs=cs | 3, rflags=IF | RF | 1, flags=arch.VGCF_in_syscall, ss=0)
+        r = guest.vcpu.cpu.registers
+        expected = arch.FLAT_USER_CS32 if cs == arch.FLAT_USER_CS32 else arch.FLAT_USER_CS64
+        assert (r.cs, r.ss, r.rip) == (expected, arch.FLAT_USER_SS64, 0x401000)
+        assert (r.rcx, r.r11, r.rax, r.rflags) == (0x401000, IF | 2 | 1, 1, IF | 2 | 1)
+        assert guest.engine.cpus[0].long_mode == (cs != arch.FLAT_USER_CS32)
+
+    def test_in_syscall_to_a_bad_address_is_left_by_iret(self, guest: SmallDomain) -> None:
+        self.give_user_table(guest)
+        flags = arch.VGCF_in_syscall
+        self.go(guest, cs=arch.FLAT_USER_CS64, flags=flags, rip=NON_CANONICAL)
+        r = guest.vcpu.cpu.registers
+        assert (r.rip, r.rcx, r.r11) == (NON_CANONICAL, 0xAAAA, 0xAAAA)
 
     @pytest.mark.parametrize(("rflags", "mask"), [(IF, 0), (0, 1)])
     def test_upcall_mask_is_the_reverse_of_the_interrupt_flag(

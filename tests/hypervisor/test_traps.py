@@ -35,10 +35,10 @@ from pyxen.hypervisor.traps import (
     RF,
     TF,
 )
-from pyxen.hypervisor.vcpu import CR2, Vcpu
+from pyxen.hypervisor.vcpu import CR2, NMI, Vcpu
 
 HANDLER = 0xFFFFFFFF81001000
-IF, CARRY = 0x200, 1
+IF, DF, CARRY = 0x200, 0x400, 1
 USER_RIP, USER_RSP = 0x401234, 0x7FFF_0000_1238
 
 
@@ -61,6 +61,11 @@ def set_state(guest: SmallDomain, *, user: bool, rsp: int | None = None) -> None
     if rsp is None:
         rsp = USER_RSP if user else guest.address(STACK) + 0x808
     registers.rsp = rsp
+
+
+def set_vendor(guest: SmallDomain, vendor: str) -> None:
+    ebx, edx, ecx = struct.unpack("<3I", vendor.encode())
+    guest.engine.cpuid[0, 0] = (13, ebx, ecx, edx)
 
 
 def read_frame(guest: SmallDomain, *, error_code: bool) -> dict[str, int]:
@@ -191,8 +196,12 @@ class TestExceptions:
         assert read_frame(guest, error_code=True)["error"] == (4 if user else 0)
         assert guest.upcall_mask() == 1
 
-    def store(self, guest: SmallDomain, pfn: int, value: int) -> None:
+    def store(
+        self, guest: SmallDomain, pfn: int, value: int, flags: int = 0, *, assisted: bool = True
+    ) -> None:
         """``mov %rax, (%rdi)`` to a page-table page, faulting as read-only pages do."""
+        if assisted:
+            guest.call(xen.HYPERVISOR_vm_assist, 0, xen.VMASST_TYPE_writable_pagetables)
         handle(guest, PAGE_FAULT)
         guest.write(guest.address(SCRATCH), b"\x48\x89\x07")
         set_state(guest, user=False)
@@ -200,6 +209,7 @@ class TestExceptions:
         registers.rip = guest.address(SCRATCH)
         registers.rdi = registers.cr2 = guest.address(pfn) + 100 * 8
         registers.rax = value
+        registers.rflags |= flags
         guest.domain.traps.exception(guest.vcpu.cpu, PAGE_FAULT, 3, False)
 
     def test_store_to_a_table_is_emulated(self, guest: SmallDomain) -> None:
@@ -208,6 +218,18 @@ class TestExceptions:
         assert guest.entry(L1, 100) == value
         assert guest.vcpu.cpu.registers.rip == guest.address(SCRATCH) + 3
         assert guest.domain.statistics().traps["page_table_store"][0] == 1
+
+    def test_store_needs_the_assistance(self, guest: SmallDomain) -> None:
+        self.store(guest, L1, guest.maddr(20) | PRESENT, assisted=False)
+        assert guest.entry(L1, 100) == 0
+        assert guest.vcpu.cpu.registers.rip == HANDLER + PAGE_FAULT
+
+    def test_single_step_of_an_emulated_store(self, guest: SmallDomain) -> None:
+        handle(guest, DEBUG)
+        self.store(guest, L1, guest.maddr(20) | PRESENT, TF)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + DEBUG
+        assert read_frame(guest, error_code=False)["rip"] == guest.address(SCRATCH) + 3
+        assert guest.vcpu.debug_registers[6] == 0xFFFF4FF0
 
     @pytest.mark.parametrize(("pfn", "mfn"), [(L1, 2), (READ_ONLY, 0x10000), (2, 0x10003)])
     def test_store_that_is_refused_is_a_page_fault(
@@ -250,6 +272,14 @@ class TestExceptions:
         guest.domain.traps.exception(guest.vcpu.cpu, DEBUG, 0, False)
         assert guest.vcpu.cpu.registers.rip == HANDLER + DEBUG
 
+    def test_debug_status_is_added_to_the_guests(self, guest: SmallDomain) -> None:
+        handle(guest, DEBUG)
+        set_state(guest, user=True)
+        guest.vcpu.debug_registers[6] = 0xFFFF0FF1
+        guest.engine.cpus[0].debug_status = 0x4000
+        guest.domain.traps.exception(guest.vcpu.cpu, DEBUG, 0, False)
+        assert guest.vcpu.debug_registers[6] == 0xFFFF4FF1
+
     def test_ports_are_not_there(self, guest: SmallDomain) -> None:
         traps, cpu = guest.domain.traps, guest.vcpu.cpu
         assert [traps.port_in(cpu, 0x60, size) for size in (1, 2, 4)] == [0xFF, 0xFFFF, 0xFFFFFFFF]
@@ -276,18 +306,51 @@ class TestSoftwareInterrupts:
     @pytest.mark.parametrize("dpl", [0, 1, 2, 3])
     def test_privilege(self, guest: SmallDomain, user: bool, dpl: int) -> None:
         """The kernel counts as ring 1, though its selectors say 3."""
-        handle(guest, 0x80, dpl)
+        handle(guest, 0x81, dpl)
         handle(guest, GENERAL_PROTECTION)
         set_state(guest, user=user)
         rip = guest.vcpu.cpu.registers.rip
-        guest.domain.traps.exception(guest.vcpu.cpu, 0x80, 0, True)
+        guest.domain.traps.exception(guest.vcpu.cpu, 0x81, 0, True)
         if dpl >= (3 if user else 1):
-            assert guest.vcpu.cpu.registers.rip == HANDLER + 0x80
+            assert guest.vcpu.cpu.registers.rip == HANDLER + 0x81
             assert read_frame(guest, error_code=False)["rip"] == rip
         else:
             assert guest.vcpu.cpu.registers.rip == HANDLER + GENERAL_PROTECTION
             frame = read_frame(guest, error_code=True)
-            assert (frame["rip"], frame["error"]) == (rip - 2, 0x80 << 3 | 2)
+            assert (frame["rip"], frame["error"]) == (rip - 2, 0x81 << 3 | 2)
+
+    @pytest.mark.parametrize("user", [False, True], ids=["kernel", "user"])
+    def test_0x80_is_for_everybody_who_handles_it(self, guest: SmallDomain, user: bool) -> None:
+        """Xen has a gate of its own for it, and does not look at the guest's privilege level."""
+        handle(guest, 0x80, arch.TI_IF_MASK)
+        guest.set_upcall_mask(0)
+        set_state(guest, user=user)
+        guest.domain.traps.exception(guest.vcpu.cpu, 0x80, 0, True)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + 0x80
+        assert guest.upcall_mask() == 1
+
+    def test_0x80_without_handler(self, guest: SmallDomain) -> None:
+        handle(guest, GENERAL_PROTECTION)
+        set_state(guest, user=True)
+        guest.domain.traps.exception(guest.vcpu.cpu, 0x80, 0, True)
+        assert read_frame(guest, error_code=True)["error"] == 0x80 << 3 | 2
+
+    def test_permitted_vector_without_handler_crashes(self, guest: SmallDomain) -> None:
+        """Only VCPUOP_initialise can set a level without an address."""
+        guest.vcpu.trap_flags[0x90] = 3
+        set_state(guest, user=True)
+        with pytest.raises(DomainCrash, match="no handler"):
+            guest.domain.traps.exception(guest.vcpu.cpu, 0x90, 0, True)
+
+    def test_page_fault_by_software_is_no_page_fault(self, guest: SmallDomain) -> None:
+        """It has neither an error code nor an address."""
+        handle(guest, PAGE_FAULT, 3)
+        guest.memory.words[(guest.vcpu.info + CR2) >> 3] = 0x77
+        set_state(guest, user=True)
+        guest.vcpu.cpu.registers.cr2 = 0xBAD
+        guest.domain.traps.exception(guest.vcpu.cpu, PAGE_FAULT, 0, True)
+        assert read_frame(guest, error_code=False)["rip"] == USER_RIP
+        assert guest.memory.words[(guest.vcpu.info + CR2) >> 3] == 0x77
 
     def test_without_handler(self, guest: SmallDomain) -> None:
         handle(guest, GENERAL_PROTECTION)
@@ -321,8 +384,98 @@ class TestSystemCall:
         frame = read_frame(guest, error_code=False)
         assert (frame["rcx"], frame["r11"], frame["rip"]) == (USER_RIP, IF | CARRY | 2, USER_RIP)
         assert frame["rsp"] == USER_RSP
+        assert (frame["cs"], frame["ss"]) == (arch.FLAT_USER_CS64, arch.FLAT_USER_SS64)
         assert guest.vcpu.cpu.registers.rip == HANDLER
         assert guest.upcall_mask() == masks
+
+    def test_frame_has_the_flat_selectors(self, guest: SmallDomain) -> None:
+        guest.vcpu.syscall_callback = HANDLER
+        set_state(guest, user=True)
+        guest.vcpu.cpu.registers.cs, guest.vcpu.cpu.registers.ss = 0x33, 0x2B
+        guest.domain.traps.system_call(guest.vcpu.cpu)
+        frame = read_frame(guest, error_code=False)
+        assert frame["cs"] & 0xFFFF == arch.FLAT_USER_CS64
+        assert frame["ss"] == arch.FLAT_USER_SS64
+
+    def test_direction_flag_is_cleared(self, guest: SmallDomain) -> None:
+        guest.set_upcall_mask(0)
+        guest.vcpu.syscall_callback = HANDLER
+        set_state(guest, user=True)
+        guest.vcpu.cpu.registers.rflags = IF | DF | TF | 2
+        guest.domain.traps.system_call(guest.vcpu.cpu)
+        assert read_frame(guest, error_code=False)["rflags"] == IF | DF | TF | 2
+        assert guest.vcpu.cpu.registers.rflags == IF | 2
+
+    def enter_compatibility_mode(self, guest: SmallDomain, vendor: str) -> None:
+        set_state(guest, user=True)
+        guest.vcpu.cpu.enter_user(0x23, 0x2B, long_mode=False)
+        set_vendor(guest, vendor)
+
+    @pytest.mark.parametrize("masks", [False, True])
+    def test_of_32_bit_code(self, guest: SmallDomain, masks: bool) -> None:
+        """It masks events if the callback for 64-bit code does."""
+        guest.set_upcall_mask(0)
+        guest.vcpu.syscall_callback = 1
+        guest.vcpu.syscall32_callback = HANDLER
+        guest.vcpu.syscall_masks_events = masks
+        self.enter_compatibility_mode(guest, "AuthenticAMD")
+        guest.domain.traps.system_call(guest.vcpu.cpu)
+        assert guest.vcpu.cpu.registers.rip == HANDLER
+        frame = read_frame(guest, error_code=False)
+        assert (frame["cs"], frame["ss"]) == (arch.FLAT_USER_CS32, arch.FLAT_USER_SS32)
+        assert guest.upcall_mask() == masks
+        assert guest.engine.cpus[0].long_mode
+
+    def test_of_32_bit_code_without_callback(self, guest: SmallDomain) -> None:
+        guest.vcpu.syscall_callback = 1
+        handle(guest, INVALID_OPCODE)
+        self.enter_compatibility_mode(guest, "AuthenticAMD")
+        guest.domain.traps.system_call(guest.vcpu.cpu)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + INVALID_OPCODE
+
+    def test_of_32_bit_code_does_not_exist_on_intel(self, guest: SmallDomain) -> None:
+        guest.vcpu.syscall_callback = guest.vcpu.syscall32_callback = 1
+        handle(guest, INVALID_OPCODE)
+        self.enter_compatibility_mode(guest, "GenuineIntel")
+        guest.domain.traps.system_call(guest.vcpu.cpu)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + INVALID_OPCODE
+        assert read_frame(guest, error_code=False)["cs"] & 0xFFFF == 0x23
+
+    @pytest.mark.parametrize("masks", [False, True])
+    def test_sysenter(self, guest: SmallDomain, masks: bool) -> None:
+        guest.set_upcall_mask(0)
+        guest.vcpu.sysenter_callback = HANDLER
+        guest.vcpu.sysenter_masks_events = masks
+        self.enter_compatibility_mode(guest, "GenuineIntel")
+        guest.domain.traps.sysenter(guest.vcpu.cpu)
+        assert guest.vcpu.cpu.registers.rip == HANDLER
+        frame = read_frame(guest, error_code=False)
+        assert (frame["rip"], frame["cs"], frame["rsp"]) == (0, 3, 0)
+        assert (frame["ss"], frame["rflags"]) == (arch.FLAT_USER_SS64, IF | CARRY | 2)
+        assert (frame["rcx"], frame["r11"]) == (0xC0C0, 0x1111)
+        assert guest.upcall_mask() == masks
+
+    def test_sysenter_without_callback(self, guest: SmallDomain) -> None:
+        handle(guest, GENERAL_PROTECTION)
+        self.enter_compatibility_mode(guest, "GenuineIntel")
+        guest.domain.traps.sysenter(guest.vcpu.cpu)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + GENERAL_PROTECTION
+        frame = read_frame(guest, error_code=True)
+        assert (frame["error"], frame["rip"], frame["cs"] & 0xFFFF) == (0, 0, 3)
+
+    def test_sysenter_does_not_exist_on_amd(self, guest: SmallDomain) -> None:
+        guest.vcpu.sysenter_callback = 1
+        handle(guest, INVALID_OPCODE)
+        self.enter_compatibility_mode(guest, "AuthenticAMD")
+        guest.domain.traps.sysenter(guest.vcpu.cpu)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + INVALID_OPCODE
+        assert read_frame(guest, error_code=False)["rip"] == USER_RIP
+
+    def test_sysenter_of_the_kernel_has_no_stack(self, guest: SmallDomain) -> None:
+        guest.vcpu.sysenter_callback = HANDLER
+        set_vendor(guest, "GenuineIntel")
+        with pytest.raises(DomainCrash, match="kernel stack"):
+            guest.domain.traps.sysenter(guest.vcpu.cpu)
 
     def test_without_callback_is_an_invalid_opcode(self, guest: SmallDomain) -> None:
         handle(guest, INVALID_OPCODE)
@@ -376,3 +529,79 @@ class TestEvents:
         guest.domain.traps.hypercall(guest.vcpu.cpu)
         assert guest.vcpu.cpu.registers.rip == HANDLER
         assert guest.vcpu.cpu.registers.rax == 0x40011
+
+    def test_event_without_callback_crashes(self, guest: SmallDomain) -> None:
+        guest.set_upcall_mask(0)
+        self.send(guest)
+        guest.vcpu.event_callback = 0
+        with pytest.raises(DomainCrash, match="no callback"):
+            guest.domain.traps.return_to_guest(guest.vcpu)
+
+    def test_event_comes_on_top_of_an_exception(self, guest: SmallDomain) -> None:
+        """Its frame returns to the first instruction of the exception's handler."""
+        guest.set_upcall_mask(0)
+        handle(guest, 0)
+        self.send(guest)
+        set_state(guest, user=True)
+        guest.domain.traps.exception(guest.vcpu.cpu, 0, 0, False)
+        frame = read_frame(guest, error_code=False)
+        assert (frame["rip"], frame["cs"]) == (HANDLER, arch.FLAT_KERNEL_CS & ~3)
+        assert frame["rsp"] == guest.vcpu.kernel_sp - 56
+
+    def test_exception_that_masks_holds_events_back(self, guest: SmallDomain) -> None:
+        guest.set_upcall_mask(0)
+        handle(guest, 1, arch.TI_IF_MASK)
+        self.send(guest)
+        set_state(guest, user=True)
+        guest.domain.traps.exception(guest.vcpu.cpu, 1, 0, False)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + 1
+
+
+class TestNmi:
+    def iret(self, guest: SmallDomain) -> None:
+        frame = arch.IRET_CONTEXT.pack(
+            0, 0, 0, 0, USER_RIP, arch.FLAT_KERNEL_CS & ~3, IF, guest.vcpu.kernel_sp - 0x400,
+            arch.FLAT_KERNEL_SS,
+        )  # fmt: skip
+        registers = guest.vcpu.cpu.registers
+        registers.rsp = guest.write(guest.address(STACK) + 0x100, frame)
+        registers.rax = xen.HYPERVISOR_iret
+        guest.domain.traps.hypercall(guest.vcpu.cpu)
+
+    def test_masked_events_do_not_hold_it_back(self, guest: SmallDomain) -> None:
+        handle(guest, NMI, arch.TI_IF_MASK)
+        guest.set_upcall_mask(1)
+        set_state(guest, user=False)
+        guest.vcpu.raise_nmi()
+        guest.domain.traps.return_to_guest(guest.vcpu)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + NMI
+        assert read_frame(guest, error_code=False)["cs"] >> 32 == 1
+
+    def test_the_next_one_waits_for_iret(self, guest: SmallDomain) -> None:
+        handle(guest, NMI, arch.TI_IF_MASK)
+        set_state(guest, user=False)
+        for _ in range(3):  # the second and the third are one
+            guest.vcpu.raise_nmi()
+            guest.domain.traps.return_to_guest(guest.vcpu)
+        assert guest.domain.statistics().operations["nmi"] == 1
+        self.iret(guest)
+        assert guest.vcpu.cpu.registers.rip == HANDLER + NMI
+        assert read_frame(guest, error_code=False)["rip"] == USER_RIP
+        self.iret(guest)
+        assert guest.vcpu.cpu.registers.rip == USER_RIP
+        assert guest.domain.statistics().operations["nmi"] == 2
+
+    def test_without_handler_it_is_lost(self, guest: SmallDomain) -> None:
+        set_state(guest, user=False)
+        guest.vcpu.raise_nmi()
+        rip = guest.vcpu.cpu.registers.rip
+        guest.domain.traps.return_to_guest(guest.vcpu)
+        assert guest.vcpu.cpu.registers.rip == rip
+        handle(guest, NMI)
+        guest.domain.traps.return_to_guest(guest.vcpu)
+        assert guest.vcpu.cpu.registers.rip == rip
+
+    def test_wakes_a_vcpu_that_is_blocked(self, guest: SmallDomain) -> None:
+        guest.vcpu.block()
+        guest.vcpu.raise_nmi()
+        assert guest.vcpu.runnable

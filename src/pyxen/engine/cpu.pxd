@@ -17,6 +17,7 @@ cdef class Cpu:
 
     cpdef void enter_kernel(self, unsigned int cs, unsigned int ss) except *
     cpdef void enter_user(self, unsigned int cs, unsigned int ss, bint long_mode) except *
+    cpdef bint in_long_mode(self) except *
     cpdef void load_kernel_page_table(self, unsigned long long address) except *
     cpdef void load_user_page_table(self, unsigned long long address) except *
     @cython.locals(words="unsigned long long[::1]", gs_base=cython.ulonglong)

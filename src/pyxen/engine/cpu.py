@@ -46,6 +46,22 @@ class Cpu:
         """The same for the local descriptor table. A limit of 0 is that of an empty one."""
         raise NotImplementedError
 
+    def load_segment(self, position: int, selector: int, descriptor: int) -> None:
+        """Load a segment register (``registers.ES`` …) with what a descriptor says.
+
+        Code and stack segments are loaded behind ``enter_kernel`` or ``enter_user``, which set flat
+        ones, and keep the privilege of the mode. A descriptor of 0 makes the register unusable.
+        """
+        raise NotImplementedError
+
+    def in_long_mode(self) -> bool:
+        """Whether the code segment is one of 64-bit code. Guest code may have changed it itself."""
+        raise NotImplementedError
+
+    def take_debug_status(self) -> int:
+        """Why #DB was raised: the bits of DR6 that the CPU has set since the last question."""
+        raise NotImplementedError
+
     def set_task_switched(self, value: bool) -> None:
         """CR0.TS: the next FPU instruction faults."""
         raise NotImplementedError

@@ -39,10 +39,14 @@ class TrapHandler(Protocol):
     def system_call(self, cpu: Cpu) -> None:
         """``syscall`` in user mode. ``rip`` is behind the instruction; rcx, r11 untouched."""
 
+    def sysenter(self, cpu: Cpu) -> None:
+        """``sysenter`` in either mode. ``rip`` is at the instruction; nothing has changed."""
+
     def exception(self, cpu: Cpu, vector: int, error_code: int, software: bool) -> None:
         """A fault or trap. ``software``: by ``int n`` (``rip`` behind it), not by the CPU.
 
-        For a page fault the address is in ``cr2`` and bit 2 of the error code tells the mode.
+        For a page fault the address is in ``cr2``; bit 2 of the error code is set for what user
+        code does itself, and clear when the CPU looks for a descriptor on its behalf.
         """
 
     def cpuid(self, cpu: Cpu) -> None:

@@ -24,9 +24,13 @@ R10: Final = 10
 R11: Final = 11
 RIP: Final = 16
 RFLAGS: Final = 17
+ES: Final = 23
 CS: Final = 26
 SS: Final = 29
+DS: Final = 32
+FS: Final = 35
 FS_BASE: Final = 36
+GS: Final = 38
 GS_BASE: Final = 39
 CR0: Final = 53
 CR2: Final = 55
@@ -40,13 +44,13 @@ _GENERAL: Final = (
 POSITIONS: Final = {
     **{name: number for number, name in enumerate(_GENERAL)},
     "rip": RIP,
-    "es": 23,
+    "es": ES,
     "cs": CS,
     "ss": SS,
-    "ds": 32,
-    "fs": 35,
+    "ds": DS,
+    "fs": FS,
     "fs_base": FS_BASE,
-    "gs": 38,
+    "gs": GS,
     "gs_base": GS_BASE,
     "cr0": CR0,
     "cr2": CR2,

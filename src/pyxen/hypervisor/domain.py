@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pyxen")
 
-_GDT_LIMIT: Final = 0xFFFF
+_GDT_LIMIT: Final = 0xEFFF  # the last page that Xen has reserved is the fifteenth
 _CPUID_ANSWERS: Final = 256
 """So many are kept: a program asks for the same leaves each time it starts."""
 

@@ -22,7 +22,9 @@ cdef class Vcpu:
     cdef public bint syscall_masks_events
     cdef public unsigned long long syscall32_callback
     cdef public unsigned long long sysenter_callback
-    cdef public unsigned long long nmi_callback
+    cdef public bint sysenter_masks_events
+    cdef public bint nmi_pending
+    cdef public bint nmi_masked
     cdef public unsigned long long kernel_sp
     cdef public unsigned long long kernel_ss
 
@@ -34,6 +36,7 @@ cdef class Vcpu:
     cdef public list debug_registers
     cdef public unsigned long long ldt_base
     cdef public unsigned long long ldt_entries
+    cdef public unsigned long long descriptor_pages
 
     cdef public unsigned int pause_flags
     cdef public int polling

@@ -18,6 +18,7 @@ from pyxen.abi.xen import VCPU_INFO, VCPU_TIME_INFO
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.emulate.privileged import guest_cr4
+from pyxen.hypervisor.memory import VCPU_PAGES
 from pyxen.hypervisor.page_flags import PAGE_SHIFT
 from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.timers import NO_DEADLINE, POLL
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
 
 TRAPS: Final = 256
+NMI: Final = 2
+DESCRIPTOR_SIZE: Final = 8
 
 PENDING: Final = VCPU_INFO.offsets["evtchn_upcall_pending"]
 MASK: Final = VCPU_INFO.offsets["evtchn_upcall_mask"]
@@ -76,7 +79,9 @@ class Vcpu:
         self.syscall_masks_events = False
         self.syscall32_callback = 0
         self.sysenter_callback = 0
-        self.nmi_callback = 0
+        self.sysenter_masks_events = False
+        self.nmi_pending = False
+        self.nmi_masked = False
         self.kernel_sp = 0
         self.kernel_ss = 0
 
@@ -90,6 +95,8 @@ class Vcpu:
         self.debug_registers = [0] * 8
         self.ldt_base = 0
         self.ldt_entries = 0
+        self.descriptor_pages = domain.memory.gdt_entries + index * VCPU_PAGES
+        """Where in ``words`` the entries are that map its GDT and, from the 16th on, its LDT."""
 
         # Scheduling.
         self.pause_flags = VPF_DOWN
@@ -107,6 +114,16 @@ class Vcpu:
         """The frame of the vcpu_info, where the guest has named one, with its type."""
         if self.info_registered:
             yield self.info >> PAGE_SHIFT, WRITABLE
+
+    def load_ldt(self) -> None:
+        """Let the CPU use the LDT that ``ldt_base`` and ``ldt_entries`` tell of."""
+        limit = self.ldt_entries * DESCRIPTOR_SIZE - 1 if self.ldt_entries else 0
+        self.cpu.set_local_descriptor_table(self.domain.memory.ldt_address(self.index), limit)
+
+    def raise_nmi(self) -> None:
+        """Let it have a non-maskable interrupt; one that has not been delivered yet stays one."""
+        self.nmi_pending = True
+        self.wake()
 
     # Why it does not run
 

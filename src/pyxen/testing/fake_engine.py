@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 from pyxen.engine.cpu import Cpu
 from pyxen.engine.memory import MachineMemory
 from pyxen.engine.protocol import NEVER, EngineError
-from pyxen.engine.registers import WORDS, Registers
+from pyxen.engine.registers import CS, WORDS, Registers
 
 if TYPE_CHECKING:
     from pyxen.engine.protocol import TrapHandler
@@ -39,7 +39,9 @@ _USER: Final = 2
 
 class FakeCpu(Cpu):
     """See ``Cpu``. ``descriptor_table`` and ``local_descriptor_table`` are what was set last,
-    ``long_mode`` tells whether the user code segment is one of 64-bit code."""
+    ``long_mode`` tells whether the code segment is one of 64-bit code, ``segments`` which
+    descriptors were loaded (by the register's position), ``debug_status`` is the next answer of
+    ``take_debug_status``."""
 
     def __init__(self, engine: FakeEngine, index: int) -> None:
         Cpu.__init__(self, index, Registers(memoryview(array("Q", bytes(8 * WORDS)))))
@@ -49,6 +51,8 @@ class FakeCpu(Cpu):
         self.long_mode = True
         self.descriptor_table = (0, 0)
         self.local_descriptor_table = (0, 0)
+        self.segments: dict[int, int] = {}
+        self.debug_status = 0
         self._engine = engine
         self._steps: Iterator[Step] = iter(())
 
@@ -65,6 +69,7 @@ class FakeCpu(Cpu):
 
     def enter_kernel(self, cs: int, ss: int) -> None:
         self.switch_mode(False)
+        self.long_mode = True
         self.registers.cs = cs
         self.registers.ss = ss
 
@@ -91,6 +96,19 @@ class FakeCpu(Cpu):
 
     def set_local_descriptor_table(self, base: int, limit: int) -> None:
         self.local_descriptor_table = (base, limit)
+
+    def load_segment(self, position: int, selector: int, descriptor: int) -> None:
+        self.registers.words[position] = selector
+        self.segments[position] = descriptor
+        if position == CS:
+            self.long_mode = bool(descriptor >> 53 & 1)
+
+    def in_long_mode(self) -> bool:
+        return self.long_mode
+
+    def take_debug_status(self) -> int:
+        status, self.debug_status = self.debug_status, 0
+        return status
 
     @property
     def task_switched(self) -> bool:

@@ -18,6 +18,10 @@ cdef void on_syscall(void *uc, void *engine) noexcept with gil:
     (<EmulatorEngine>engine).on_syscall()
 
 
+cdef void on_sysenter(void *uc, void *engine) noexcept with gil:
+    (<EmulatorEngine>engine).on_sysenter()
+
+
 cdef int on_cpuid(void *uc, void *engine) noexcept with gil:
     return (<EmulatorEngine>engine).on_cpuid()
 
@@ -36,6 +40,7 @@ def addresses():
         "interrupt": <uintptr_t>&on_interrupt,
         "invalid": <uintptr_t>&on_invalid,
         "syscall": <uintptr_t>&on_syscall,
+        "sysenter": <uintptr_t>&on_sysenter,
         "cpuid": <uintptr_t>&on_cpuid,
         "port_in": <uintptr_t>&on_in,
         "port_out": <uintptr_t>&on_out,

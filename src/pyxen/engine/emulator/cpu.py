@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.engine.cpu import Cpu
 from pyxen.engine.emulator.state import (
+    CS_BASE,
     CS_FLAGS,
+    DR6,
     GDT_BASE,
     GDT_LIMIT,
     HFLAGS,
@@ -23,9 +25,12 @@ from pyxen.engine.emulator.state import (
     NR_SEGMENTS,
     OLD_EXCEPTION,
     SAVED,
+    SEGMENT_BASE,
+    SEGMENT_FLAGS,
     SEGMENT_LIMIT,
     SEGMENT_SIZE,
     SEGMENTS,
+    SS_BASE,
     SS_FLAGS,
     EmulatedRegisters,
 )
@@ -48,6 +53,13 @@ _PRIVILEGE: Final = 3
 _CODE64: Final = 0x00A0FB00
 _CODE32: Final = 0x00C0FB00
 _DATA: Final = 0x00C0F300
+
+_DESCRIPTOR_FLAGS: Final = 0x00F0FF00
+_GRANULARITY: Final = 1 << 55
+_LONG: Final = 1 << 53
+_BIG: Final = 1 << 54
+
+_DR6_ONES: Final = 0xFFFF0FF0
 
 CR0: Final = 0x80050033  # PG AM WP NE ET MP PE
 CR4: Final = 0x6B0  # PSE PAE PGE OSFXSR OSXMMEXCPT
@@ -93,6 +105,7 @@ class EmulatedCpu(Cpu):
         state = self.state
         state.words[CS] = cs
         state.words[SS] = ss
+        state.words[CS_BASE] = 0
         state.halves[CS_FLAGS] = _CODE64
         state.halves[SS_FLAGS] = _DATA
         state.halves[HFLAGS] = _KERNEL | self._task_switched
@@ -102,6 +115,8 @@ class EmulatedCpu(Cpu):
         state = self.state
         state.words[CS] = cs
         state.words[SS] = ss
+        state.words[CS_BASE] = 0
+        state.words[SS_BASE] = 0
         state.halves[CS_FLAGS] = _CODE64 if long_mode else _CODE32
         state.halves[SS_FLAGS] = _DATA
         state.halves[HFLAGS] = (_USER64 if long_mode else _USER32) | self._task_switched
@@ -127,6 +142,39 @@ class EmulatedCpu(Cpu):
     def set_local_descriptor_table(self, base: int, limit: int) -> None:
         self.state.words[LDT_BASE] = base
         self.state.halves[LDT_LIMIT] = limit
+
+    def load_segment(self, position: int, selector: int, descriptor: int) -> None:
+        state = self.state
+        state.words[position] = selector
+        start = position * 8
+        limit = descriptor & 0xFFFF | descriptor >> 32 & 0xF0000
+        if descriptor & _GRANULARITY:
+            limit = limit << 12 | 0xFFF
+        state.halves[(start + SEGMENT_LIMIT) // 4] = limit
+        state.halves[(start + SEGMENT_FLAGS) // 4] = descriptor >> 32 & _DESCRIPTOR_FLAGS
+        state.words[(start + SEGMENT_BASE) // 8] = (
+            descriptor >> 16 & 0xFFFFFF | (descriptor >> 56) << 24
+        )
+        if position == CS:
+            bits = _CS64 | _CS32 if descriptor & _LONG else _CS32 if descriptor & _BIG else 0
+            self._set_hflags(_CS64 | _CS32, bits)
+        elif position == SS:
+            self._set_hflags(_SS32, _SS32 if descriptor & _BIG else 0)
+        if self.in_long_mode():
+            self._set_hflags(_SS32 | _ADDSEG, _SS32)
+        else:
+            self._set_hflags(_ADDSEG, _ADDSEG)
+
+    def _set_hflags(self, mask: int, bits: int) -> None:
+        self.state.halves[HFLAGS] = self.state.halves[HFLAGS] & ~mask | bits
+
+    def in_long_mode(self) -> bool:
+        return self.state.halves[HFLAGS] & _CS64 != 0
+
+    def take_debug_status(self) -> int:
+        status = self.state.words[DR6]
+        self.state.words[DR6] = _DR6_ONES
+        return status & ~_DR6_ONES
 
     def set_task_switched(self, value: bool) -> None:
         self._task_switched = _TS if value else 0

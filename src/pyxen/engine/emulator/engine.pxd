@@ -6,9 +6,9 @@ cimport cython
 from pyxen.engine.emulator.cpu cimport EmulatedCpu
 from pyxen.engine.emulator.state cimport EmulatedRegisters
 
-cdef unsigned int ERROR_CODE, EXCEPTION_IS_INT, OLD_EXCEPTION, RIP
-cdef unsigned int _NO_EXCEPTION, _PAGE_FAULT, _PAGE_FAULT_USER
-cdef unsigned long long _SYSCALL_LENGTH, _MASK
+cdef unsigned int ERROR_CODE, EXCEPTION_IS_INT, INSTRUCTION_LENGTH, OLD_EXCEPTION, RIP
+cdef unsigned int _NO_EXCEPTION, _PAGE_FAULT
+cdef unsigned long long _MASK
 cdef int KERNEL_TLB, USER_TLB
 
 cdef class EmulatorEngine:
@@ -37,8 +37,10 @@ cdef class EmulatorEngine:
     cpdef flush_set(self, int index, int sets)
     @cython.locals(now=cython.ulonglong, clock="unsigned long long[::1]")
     cdef int _tick(self, int sets) except -1
-    @cython.locals(words="unsigned long long[::1]", cpu=EmulatedCpu)
+    @cython.locals(words="unsigned long long[::1]", cpu=EmulatedCpu, length=cython.ulonglong)
     cpdef on_syscall(self)
+    @cython.locals(words="unsigned long long[::1]", cpu=EmulatedCpu, length=cython.ulonglong)
+    cpdef on_sysenter(self)
     @cython.locals(
         halves="unsigned int[::1]", cpu=EmulatedCpu, software=cython.bint,
         error_code=cython.uint,

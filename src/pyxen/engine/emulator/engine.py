@@ -18,6 +18,7 @@ from pyxen.engine.emulator.cpu import CR0, CR4, KERNEL_TLB, USER_TLB, EmulatedCp
 from pyxen.engine.emulator.state import (
     ERROR_CODE,
     EXCEPTION_IS_INT,
+    INSTRUCTION_LENGTH,
     OLD_EXCEPTION,
     EmulatedRegisters,
 )
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 _NO_EXCEPTION: Final = 0xFFFFFFFF
 _INVALID_OPCODE: Final = 6
 _PAGE_FAULT: Final = 14
-_PAGE_FAULT_USER: Final = 4
-_SYSCALL_LENGTH: Final = 2  # unicorn adds it to rip after its callback
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 _EFER_MSR: Final = 0xC0000080
@@ -162,6 +161,7 @@ class EmulatorEngine:
             (unicorn.UC_HOOK_INTR, None, callbacks["interrupt"]),
             (unicorn.UC_HOOK_INSN_INVALID, None, callbacks["invalid"]),
             (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_SYSCALL, callbacks["syscall"]),
+            (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_SYSENTER, callbacks["sysenter"]),
             (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_CPUID, callbacks["cpuid"]),
             (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_IN, callbacks["port_in"]),
             (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_OUT, callbacks["port_out"]),
@@ -187,6 +187,7 @@ class EmulatorEngine:
             "interrupt": _interrupt_callback(lambda _uc, vector, _data: self.on_interrupt(vector)),
             "invalid": _invalid_callback(lambda _uc, _data: self.on_invalid()),
             "syscall": _syscall_callback(lambda _uc, _data: self.on_syscall()),
+            "sysenter": _syscall_callback(lambda _uc, _data: self.on_sysenter()),
             "cpuid": _cpuid_callback(lambda _uc, _data: self.on_cpuid()),
             "port_in": _in_callback(lambda _uc, port, size, _data: self.on_in(port, size)),
             "port_out": _out_callback(
@@ -205,11 +206,14 @@ class EmulatorEngine:
             self._failure = error
         self._stop(self._handle)
 
+    # unicorn adds the length of SYSCALL and SYSENTER to rip after their callbacks.
+
     def on_syscall(self) -> None:
         words = self._state.words
         cpu = self._current
+        length = self._state.halves[INSTRUCTION_LENGTH]
         try:
-            words[RIP] = words[RIP] + _SYSCALL_LENGTH & _MASK
+            words[RIP] = words[RIP] + length & _MASK
             if cpu.user_mode:
                 self._handler.system_call(cpu)
             else:
@@ -217,7 +221,18 @@ class EmulatorEngine:
                 self._handler.hypercall(cpu)
         except BaseException as error:
             self._fail(error)
-        words[RIP] = words[RIP] - _SYSCALL_LENGTH & _MASK
+        words[RIP] = words[RIP] - length & _MASK
+
+    def on_sysenter(self) -> None:
+        words = self._state.words
+        cpu = self._current
+        length = self._state.halves[INSTRUCTION_LENGTH]
+        try:
+            cpu.restore_privilege()
+            self._handler.sysenter(cpu)
+        except BaseException as error:
+            self._fail(error)
+        words[RIP] = words[RIP] - length & _MASK
 
     def on_interrupt(self, vector: int) -> None:
         halves = self._state.halves
@@ -229,10 +244,6 @@ class EmulatorEngine:
         try:
             if cpu.restore_privilege() and vector == _PAGE_FAULT:
                 return  # executed again with the right privilege
-            if vector == _PAGE_FAULT:
-                error_code &= ~_PAGE_FAULT_USER
-                if cpu.user_mode:
-                    error_code |= _PAGE_FAULT_USER
             self._handler.exception(cpu, vector, error_code, software)
         except BaseException as error:
             self._fail(error)

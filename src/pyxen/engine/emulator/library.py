@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The unicorn library: load it, make it fit, and prove what we assume about it.
 
-Four things of its inside are used, all of version 2.1.4:
+Five things of its inside are used, all of version 2.1.4:
 
 - the layout of the CPU state (``state``), read and written in place;
 - exported functions below the public interface: TLB flushes of one set of translations, flags;
@@ -15,6 +15,11 @@ Four things of its inside are used, all of version 2.1.4:
   if it is set. That is cheaper, and a kick is a store to memory: it cannot get lost while the
   engine starts, as a call of ``uc_emu_stop`` can. Now and then these instructions also compare
   the time-stamp counter with the engine's *deadline*, so that no other thread need watch the time.
+- Four more helpers of translated code get instructions of ours in front, in the same way:
+  SYSCALL and SYSENTER note their length (prefixes included) for the callback, because unicorn adds
+  it to rip afterwards; the look for TF after SYSCALL is left out, as it would trap before the
+  instruction that is to be stepped; and a null selector loaded into SS at level 1, which would
+  leave the guest at level 0, becomes one that faults.
 
 ``self_check`` verifies all of it, so that another build of the library gives a clear error and
 never a corrupted guest.
@@ -39,6 +44,10 @@ _CPU_ENV: Final = 0x8A50
 
 _EXIT_CHECK: Final = "check_exit_request_x86_64"
 _EXIT_HELPER: Final = "helper_check_exit_request_x86_64"
+_SYSCALL_HELPER: Final = "helper_syscall_x86_64"
+_SYSENTER_HELPER: Final = "helper_sysenter_x86_64"
+_STEP_HELPER: Final = "helper_rechecking_single_step_x86_64"
+_SEGMENT_HELPER: Final = "helper_load_seg_x86_64"
 _R_X86_64_64: Final = 1
 _R_X86_64_GLOB_DAT: Final = 6
 _R_X86_64_JUMP_SLOT: Final = 7
@@ -53,9 +62,13 @@ _READ, _WRITE, _EXECUTE = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
 _RET: Final = 0
 _READ_TSC: Final = 16
 _LOOK: Final = 32
+_SYSCALL: Final = 128
+_SYSENTER: Final = 144
+_LOAD_SEGMENT: Final = 160
 _KICK: Final = mmap.PAGESIZE
 _COUNT: Final = mmap.PAGESIZE + 4
 _POINTERS: Final = mmap.PAGESIZE + 64
+"""Of uc_emu_stop and of the helpers that ours go on to, in the order in which they are above."""
 _DEADLINES: Final = mmap.PAGESIZE + 128
 """Pairs of an engine's handle and its deadline, up to a pair of zeros."""
 _MAX_ENGINES: Final = 240
@@ -68,6 +81,38 @@ _GONE: Final = 1  # no handle
 def _data(place: int, end: int) -> bytes:
     """The operand of an instruction that ends at offset ``end`` of the look: relative to rip."""
     return struct.pack("<i", place - _LOOK - end)
+
+
+NULL_STACK_SEGMENT: Final = 0xFFF8
+"""What a null selector for SS is made to at level 1: it is beyond every descriptor table."""
+
+# Within CPUX86State: where SYSCALL's length is left (exception_next_eip), and hflags.
+_LENGTH: Final = 0x1510
+_HFLAGS: Final = 176
+
+
+def _jump(place: int, pointer: int) -> bytes:
+    """jmp *pointer(%rip), at an offset in our code, to one of the pointers."""
+    return b"\xff\x25" + struct.pack("<i", _POINTERS + 8 * pointer - place - 6)
+
+
+def _note_length(place: int, pointer: int) -> bytes:
+    """mov %esi, _LENGTH(%rdi); jump"""
+    code = b"\x89\xb7" + struct.pack("<i", _LENGTH)
+    return (code + _jump(place + len(code), pointer)).ljust(16, b"\x90")
+
+
+def _refuse_null_stack_segment(place: int, pointer: int) -> bytes:
+    """Arguments: the state, the register (2 is SS), the selector."""
+    code = (
+        # cmp $2, %esi; jne 1f; test $0xfffc, %edx; jne 1f
+        b"\x83\xfe\x02\x75\x19\xf7\xc2\xfc\xff\x00\x00\x75\x11"
+        # mov _HFLAGS(%rdi), %al; and $3, %al; cmp $3, %al; je 1f
+        + b"\x8a\x87" + struct.pack("<i", _HFLAGS) + b"\x24\x03\x3c\x03\x74\x05"
+        # mov $NULL_STACK_SEGMENT, %edx
+        + b"\xba" + struct.pack("<I", NULL_STACK_SEGMENT)
+    )  # fmt: skip
+    return code + _jump(place + len(code), pointer)  # 1:
 
 
 _MACHINE_CODE: Final = (
@@ -87,7 +132,10 @@ _MACHINE_CODE: Final = (
     # 3: mov (%rcx), %rax; test %rax, %rax; je 4f; add $16, %rcx; cmp %rax, %rdi; jne 3b
     + b"\x48\x8b\x01\x48\x85\xc0\x74\x18\x48\x83\xc1\x10\x48\x39\xc7\x75\xef"
     # rdtsc; shl $32, %rdx; or %rdx, %rax; cmp -8(%rcx), %rax; jae 1b; 4: ret
-    + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\x48\x3b\x41\xf8\x73\xb7\xc3"
+    + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\x48\x3b\x41\xf8\x73\xb7\xc3".ljust(20, b"\x90")
+    + _note_length(_SYSCALL, 2)
+    + _note_length(_SYSENTER, 3)
+    + _refuse_null_stack_segment(_LOAD_SEGMENT, 4)
 )  # fmt: skip
 
 _keep_alive: list[object] = []
@@ -95,7 +143,7 @@ _keep_alive: list[object] = []
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """The library, with its exit checks disabled. Raises PyxenError on any surprise."""
+    """The library, made to fit. Raises PyxenError on any surprise."""
     try:
         import unicorn  # loads 24 MB
         from unicorn.unicorn_py3.unicorn import uclib
@@ -104,7 +152,7 @@ def load() -> ctypes.CDLL:
     if unicorn.__version__ != VERSION:
         raise PyxenError(f"emulator: unicorn {unicorn.__version__} found, expected {VERSION}")
     library: ctypes.CDLL = uclib
-    _disable_exit_check(library)
+    _redirect_functions(library)
     _declare(library)
     return library
 
@@ -180,24 +228,33 @@ def give_back_deadline(handle: int) -> None:
             table[entry] = _GONE
 
 
-def _disable_exit_check(library: ctypes.CDLL) -> None:
+def _redirect_functions(library: ctypes.CDLL) -> None:
     path, base = _mapping(_address_of(library, "uc_emu_start"))
     tags, relro = _read_headers(path, base)
-    check = _find_slots(base, tags, _address_of(library, _EXIT_CHECK) - base, _DT_JMPREL)
-    helper = _address_of(library, _EXIT_HELPER)
-    pointers = _find_slots(base, tags, helper - base, _DT_RELA)
-    if len(check) != 1 or len(pointers) != 2:
-        raise PyxenError(
-            f"emulator: this build of unicorn has {len(check)} and {len(pointers)} references "
-            f"to its exit checks, expected 1 and 2"
-        )
     code = _machine_code()
-    ctypes.c_uint64.from_address(code + _POINTERS).value = _address_of(library, "uc_emu_stop")
-    ctypes.c_uint64.from_address(code + _POINTERS + 8).value = helper
+    slots: list[tuple[int, int]] = []
+    for name, table, count, ours in (
+        (_EXIT_CHECK, _DT_JMPREL, 1, _RET),
+        (_EXIT_HELPER, _DT_RELA, 2, _LOOK),
+        (_SYSCALL_HELPER, _DT_RELA, 2, _SYSCALL),
+        (_SYSENTER_HELPER, _DT_RELA, 2, _SYSENTER),
+        (_STEP_HELPER, _DT_RELA, 2, _RET),
+        (_SEGMENT_HELPER, _DT_RELA, 2, _LOAD_SEGMENT),
+    ):
+        found = _find_slots(base, tags, _address_of(library, name) - base, table)
+        if len(found) != count:
+            raise PyxenError(
+                f"emulator: this build of unicorn has {len(found)} references to {name}, "
+                f"expected {count}"
+            )
+        slots += [(slot, ours) for slot in found]
+    originals = ("uc_emu_stop", _EXIT_HELPER, _SYSCALL_HELPER, _SYSENTER_HELPER, _SEGMENT_HELPER)
+    for number, name in enumerate(originals):
+        pointer = ctypes.c_uint64.from_address(code + _POINTERS + 8 * number)
+        pointer.value = _address_of(library, name)
     _protect(base + relro[0], relro[1], _READ | _WRITE)
-    ctypes.c_uint64.from_address(base + check[0]).value = code + _RET
-    for pointer in pointers:
-        ctypes.c_uint64.from_address(base + pointer).value = code + _LOOK
+    for slot, ours in slots:
+        ctypes.c_uint64.from_address(base + slot).value = code + ours
     _protect(base + relro[0], relro[1], _READ)
 
 

@@ -16,10 +16,13 @@ from pyxen.engine.registers import RFLAGS, Registers
 
 # Positions among the 64-bit words …
 CC_SRC: Final = 19
+CS_BASE: Final = 27
+SS_BASE: Final = 30
 LDT_BASE: Final = 42
 GDT_BASE: Final = 48
 XMM0: Final = 0x338 // 8
 DR0: Final = 0x1518 // 8
+DR6: Final = DR0 + 6
 
 # … and among the 32-bit ones.
 CC_OP: Final = 168 // 4
@@ -32,13 +35,17 @@ GDT_LIMIT: Final = 392 // 4
 MXCSR: Final = 0x330 // 4
 ERROR_CODE: Final = 0x1508 // 4
 EXCEPTION_IS_INT: Final = 0x150C // 4
+INSTRUCTION_LENGTH: Final = 0x1510 // 4
+"""See ``library``."""
 OLD_EXCEPTION: Final = 0x1578 // 4
 
 # The segment registers: selector, base, limit, flags in 24 bytes each.
 SEGMENTS: Final = 184
 SEGMENT_SIZE: Final = 24
 NR_SEGMENTS: Final = 6
+SEGMENT_BASE: Final = 8
 SEGMENT_LIMIT: Final = 16
+SEGMENT_FLAGS: Final = 20
 
 SIZE: Final = 0x1580
 SAVED: Final = 0x1508

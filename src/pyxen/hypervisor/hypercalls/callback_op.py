@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pyxen.abi.arch_x86_64 import FLAT_KERNEL_CS, TI_IF_MASK
 from pyxen.abi.callback import (
     CALLBACK_REGISTER,
     CALLBACK_UNREGISTER,
@@ -23,7 +24,7 @@ from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
-from pyxen.hypervisor.vcpu import Vcpu
+from pyxen.hypervisor.vcpu import NMI, Vcpu
 
 
 @hypercall(HYPERVISOR_callback_op)
@@ -58,19 +59,32 @@ def register(vcpu: Vcpu, kind: int, flags: int, address: int) -> None:
         vcpu.syscall_callback = address
         vcpu.syscall_masks_events = masks
     elif kind == CALLBACKTYPE_syscall32:
+        # It masks events if the one for 64-bit programs does.
         vcpu.syscall32_callback = address
     elif kind == CALLBACKTYPE_sysenter:
         vcpu.sysenter_callback = address
+        vcpu.sysenter_masks_events = masks
     elif kind == CALLBACKTYPE_nmi:
-        vcpu.nmi_callback = address
+        set_nmi_callback(vcpu, address)
     else:
         raise XenError(ENOSYS)
+
+
+def set_nmi_callback(vcpu: Vcpu, address: int) -> None:
+    """The NMI callback is the handler of vector 2, and always masks events."""
+    vcpu.trap_address[NMI] = address
+    vcpu.trap_flags[NMI] = TI_IF_MASK
+    vcpu.trap_cs[NMI] = FLAT_KERNEL_CS
+
+
+def clear_nmi_callback(vcpu: Vcpu) -> None:
+    vcpu.trap_address[NMI] = vcpu.trap_flags[NMI] = vcpu.trap_cs[NMI] = 0
 
 
 def _unregister(vcpu: Vcpu, kind: int) -> None:
     """Only the NMI callback can be taken back; Xen's unregister_guest_callback."""
     if kind == CALLBACKTYPE_nmi:
-        vcpu.nmi_callback = 0
+        clear_nmi_callback(vcpu)
     elif kind in (
         CALLBACKTYPE_event,
         CALLBACKTYPE_failsafe,

@@ -139,6 +139,7 @@ def _set_ldt(vcpu: Vcpu, base: int, entries: int) -> None:
         vcpu.domain.engine.flush_tlb()
     vcpu.ldt_base = base
     vcpu.ldt_entries = entries
+    vcpu.load_ldt()
 
 
 def _write_page(domain: Domain, mfn: int, data: bytes) -> None:

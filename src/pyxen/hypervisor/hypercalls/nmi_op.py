@@ -9,6 +9,7 @@ from pyxen.abi.xen import HYPERVISOR_nmi_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32
+from pyxen.hypervisor.hypercalls.callback_op import clear_nmi_callback, set_nmi_callback
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.vcpu import Vcpu
@@ -23,9 +24,9 @@ def nmi_op(vcpu: Vcpu, command: int, argument: int) -> int:
         )
         if not is_canonical(address):
             raise XenError(EINVAL)
-        vcpu.nmi_callback = address
+        set_nmi_callback(vcpu, address)
     elif command == XENNMI_unregister_callback:
-        vcpu.nmi_callback = 0
+        clear_nmi_callback(vcpu)
     else:
         raise XenError(ENOSYS)
     return 0

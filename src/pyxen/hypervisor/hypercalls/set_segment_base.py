@@ -11,10 +11,12 @@ from pyxen.abi.arch_x86_64 import (
 )
 from pyxen.abi.errno import EINVAL
 from pyxen.abi.xen import HYPERVISOR_set_segment_base
+from pyxen.engine.registers import GS
 from pyxen.errors import XenError
 from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
+from pyxen.hypervisor.segments import RPL, SegmentFault, check_data, segment_base
 from pyxen.hypervisor.vcpu import Vcpu
 
 
@@ -41,12 +43,16 @@ def set_segment_base(vcpu: Vcpu, which: int, base: int) -> int:
 def _load_user_gs(vcpu: Vcpu, selector: int) -> None:
     """Load GS of user mode with a selector: its base becomes that of the descriptor.
 
-    A selector that names no usable segment loads the null selector, as Xen does.
+    One that cannot be loaded becomes the null selector, and the call succeeds, as under Xen.
     """
+    if selector > RPL:
+        selector |= RPL
+    try:
+        descriptor = check_data(vcpu, selector)
+    except SegmentFault:
+        selector = descriptor = 0
     cpu = vcpu.cpu
-    descriptor = vcpu.domain.memory.descriptor(vcpu.index, selector) if selector > 3 else 0
-    present, code_or_data = descriptor >> 47 & 1, descriptor >> 44 & 1
-    if selector & 4 or not present or not code_or_data:
-        selector, descriptor = 0, 0
-    cpu.registers.gs = selector | 3 if selector > 3 else selector
-    cpu.inactive_gs_base = (descriptor >> 16 & 0xFFFFFF) | (descriptor >> 56 & 0xFF) << 24
+    kernel_base = cpu.registers.gs_base
+    cpu.load_segment(GS, selector, descriptor)
+    cpu.registers.gs_base = kernel_base
+    cpu.inactive_gs_base = segment_base(descriptor)

@@ -154,6 +154,7 @@ def _set_context(target: Vcpu, context: bytes) -> None:
     target.up = bool(flags & VGCF_online)
     target.kernel_ss, target.kernel_sp = kernel_ss, kernel_sp
     target.ldt_base, target.ldt_entries = ldt_base, ldt_entries
+    target.load_ldt()
     target.debug_registers = list(debug)
     _set_traps(target, traps)
     _set_registers(target, user_regs)
