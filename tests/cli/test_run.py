@@ -71,6 +71,7 @@ def test_defaults(lifecycle: Lifecycle) -> None:
             timeout=None,
             restart_on_reboot=True,
             system_map=None,
+            cap=0,
         )
     ]
 
@@ -80,7 +81,7 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
         run(
             *("--ramdisk", "initrd", "--cmdline", "quiet", "--memory", "64", "--vcpus", "4"),
             *("--engine", "emulator", "--timeout", "2.5", "--no-reboot"),
-            *("--system-map", "System.map"),
+            *("--system-map", "System.map", "--cap", "50"),
         )
         == 0
     )
@@ -95,6 +96,7 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
             timeout=2.5,
             restart_on_reboot=False,
             system_map=Path("System.map"),
+            cap=50,
         )
     ]
 

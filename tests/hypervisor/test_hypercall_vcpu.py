@@ -16,6 +16,7 @@ from small_domain import (
     USER_L4,
     XEN_ADDRESS,
     SmallDomain,
+    small_domain,
 )
 
 from pyxen.abi import arch_x86_64 as arch
@@ -48,6 +49,11 @@ HIGH = 1 << 32
 
 def vcpu_op(guest: SmallDomain, command: int, index: int, layout: object, *values: object) -> int:
     return guest.call(VCPU_OP, command, index, guest.put_struct(layout, *values))
+
+
+def read_shared_info(guest: SmallDomain) -> bytes:
+    start = guest.memory.shared_info_mfn * PAGE_SIZE
+    return bytes(guest.memory.bytes[start : start + PAGE_SIZE])
 
 
 class TestUpAndDown:
@@ -356,6 +362,14 @@ class TestTimers:
         far = now + (1 << 50) - 1
         assert guest.call(xen.HYPERVISOR_set_timer_op, far) == 0
         assert guest.domain.timers.deadline(guest.vcpu, SINGLE_SHOT) == far
+
+
+def test_vcpu_without_a_place_in_shared_info_disturbs_no_other() -> None:
+    with small_domain(34) as guest:
+        before = read_shared_info(guest)
+        guest.domain.events.send(guest.domain.events.bind_ipi(33))
+        pending = xen.SHARED_INFO.offsets["evtchn_pending"]
+        assert read_shared_info(guest)[:pending] == before[:pending]
 
 
 class TestTimeArea:

@@ -289,6 +289,32 @@ def test_vcpus_that_go_up_and_down_take_no_memory(guest2: SmallDomain) -> None:
     assert len(guest2.domain.scheduler._queue) < 20
 
 
+def test_vcpus_that_wake_all_the_time_leave_half_to_one_that_works() -> None:
+    with small_domain(9, real_time=True) as guest:
+        for each in guest.domain.vcpus[1:]:
+            each.initialised = each.up = True
+            guest.domain.set_up_cpu(each)
+            guest.domain.load_kernel_base(each, guest.vcpu.kernel_table_mfn)
+
+            def work_a_little(handler: TrapHandler, cpu: FakeCpu) -> None:
+                time.sleep(0.0005)
+                guest.domain.vcpus[cpu.index].block()
+
+            guest.engine.cpus[each.index].script(repeat(work_a_little))
+
+        def wake_all(handler: TrapHandler, cpu: FakeCpu) -> None:
+            for each in guest.domain.vcpus[1:]:
+                each.wake()
+            guest.engine.spin(handler, cpu)
+
+        guest.engine.cpus[0].script(repeat(wake_all))
+        with stopping_after(guest, 0.4):
+            guest.domain.run()
+        times = [share(each) for each in guest.domain.vcpus]
+        assert times[0] > 0.3 * sum(times)
+        assert sum(times[1:]) > 0.3 * sum(times)
+
+
 class TestPreemptCheck:
     def test_undisturbed(self, guest2: SmallDomain) -> None:
         guest2.domain.attend()

@@ -84,7 +84,14 @@ def add_parser(
         metavar="N",
         type=_positive_integer,
         default=1,
-        help="the number of virtual CPUs, 1 to 64 (default: %(default)s)",
+        help="the number of virtual CPUs, 1 to 128 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cap",
+        metavar="PERCENT",
+        type=_positive_integer,
+        default=0,
+        help="what the virtual CPUs may use together, in percent of a processor (default: all)",
     )
     parser.add_argument(
         "--engine",
@@ -148,6 +155,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         timeout=arguments.timeout,
         restart_on_reboot=not arguments.no_reboot,
         system_map=arguments.system_map,
+        cap=arguments.cap,
     )
 
 

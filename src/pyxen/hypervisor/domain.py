@@ -79,8 +79,10 @@ class Domain:
         shared_info = self.memory.shared_info_mfn * PAGE_SIZE
         self.vcpus = []
         for index, cpu in enumerate(engine.cpus):
-            slot = min(index, XEN_LEGACY_MAX_VCPUS - 1)
-            self.vcpus.append(Vcpu(self, index, cpu, shared_info + slot * VCPU_INFO.size))
+            info = shared_info + index * VCPU_INFO.size
+            if index >= XEN_LEGACY_MAX_VCPUS:  # until it registers one of its own
+                info = self.memory.dummy_info_mfn * PAGE_SIZE
+            self.vcpus.append(Vcpu(self, index, cpu, info))
         for slot in range(XEN_LEGACY_MAX_VCPUS):
             self.memory.bytes[shared_info + slot * VCPU_INFO.size + MASK] = 1
         self.events = EventChannels(self)

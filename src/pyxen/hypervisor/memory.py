@@ -121,6 +121,8 @@ class Memory:
         self._xen_slots = self._build_slots()
         self.bounce_mfn = self.allocate_xen()
         """For data of a guest that does not lie in one piece in machine memory."""
+        self.dummy_info_mfn = self.allocate_xen()
+        """The vcpu_info of vCPUs that have no place in the shared info page, nor their own yet."""
 
     def _fill_m2p(self) -> None:
         size = self.frames * 8

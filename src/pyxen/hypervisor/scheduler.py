@@ -6,7 +6,8 @@ that grows while it runs, and those that wait for the processor are sorted by it
 it blocks, yields, or its time slice is over while another one waits. One that has slept is not
 owed all that time: its virtual time is set to a little before that of the others, so that it runs
 soon, and the vCPU that runs has to make way for it, but not before it has run for a moment (as
-Xen's ``sched_ratelimit_us``).
+Xen's ``sched_ratelimit_us``) and for as long as it had to wait itself. Else many vCPUs that wake
+all the time, such as forty with a timer tick each, would leave nothing to one that works.
 
 A *cap* limits what the vCPUs of the domain use together, in percent of one processor. It is a
 budget for each period of 10 ms, as in Xen's credit2; when it is used up, all vCPUs wait for the
@@ -59,6 +60,7 @@ class Scheduler:
 
         self._current: Vcpu | None = None
         self._started = 0
+        self._settled = 0
         self._charged = 0
         self._slice_end = NO_DEADLINE
 
@@ -127,11 +129,15 @@ class Scheduler:
             old.update_runstate_area()
             self._domain.timers.set(old, PERIODIC, NO_DEADLINE)
         if vcpu is not None:
+            waited = 0
             if vcpu is not old:
+                if vcpu.runstate == RUNSTATE_runnable:
+                    waited = now - vcpu.runstate_since
                 vcpu.set_runstate(RUNSTATE_running, now)
                 vcpu.update_runstate_area()
                 self._domain.timers.run_periodic(vcpu, now)
             self._started = self._charged = now
+            self._settled = now + max(RATE_LIMIT, min(waited, TIME_SLICE))
             self._slice_end = now + TIME_SLICE if self._waiting else NO_DEADLINE
             self._set_deadline()
 
@@ -197,7 +203,7 @@ class Scheduler:
         """Let the slice of the running vCPU end for one with this virtual time."""
         assert self._current is not None
         own = self._virtual_times[self._current.index] + now - self._charged
-        end = self._started + (RATE_LIMIT if virtual < own else TIME_SLICE)
+        end = self._settled if virtual < own else self._started + TIME_SLICE
         if end <= now:
             self._leave()
         elif not self._slice_end or end < self._slice_end:

@@ -41,8 +41,8 @@ _PAGES_PER_MIB: Final = (1 << 20) >> PAGE_SHIFT
 _NO_STORE: Final = 0
 """A kernel that finds no port of the store does not wait for its answers."""
 CRASHES: Final = ("crash", "watchdog")
-MAX_VCPUS: Final = 64
-"""More take turns on one CPU without sense: each has a 64th of the time."""
+MAX_VCPUS: Final = 128
+"""More take turns on one CPU without sense: each has a 128th of the time."""
 _REPORTED_LINES: Final = 10
 
 
@@ -50,7 +50,8 @@ _REPORTED_LINES: Final = 10
 class RunOptions:
     """What to run: files, sizes, and for how many seconds at most (None: no limit).
 
-    ``system_map`` names the addresses in a crash report, if the kernel itself does not.
+    ``system_map`` names the addresses in a crash report, if the kernel itself does not. ``cap`` is
+    what all vCPUs together may use, in percent of one processor; 0: no limit.
     """
 
     kernel: Path
@@ -62,6 +63,7 @@ class RunOptions:
     timeout: float | None
     restart_on_reboot: bool
     system_map: Path | None = None
+    cap: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def _run_once(
     try:
         domain = Domain(engine, options.memory_mib * _PAGES_PER_MIB, console_output=output)
         domain.instruments.extend(instruments)
+        domain.scheduler.set_cap(options.cap)
         try:
             ring = build_domain(domain, kernel, options, output)
             return _run_domain(domain, symbols, ring, console, scrollback, io, deadline)
