@@ -55,13 +55,26 @@ def test_kernel_says_that_it_runs_on_xen(booted: tuple[str, Guest]) -> None:
         "Hypervisor detected: Xen PV",
         "Xen version: 4.17-pyxen (preserve-AD)",
         "Xen: using vcpuop timer interface",
-        "xen:events: Using 2-level ABI",
+        "xen:events: Using FIFO-based ABI",
         "xen:grant_table: Grant tables using version 1 layout",
         "clocksource: Switched to clocksource xen",
         "x86/mm: Checked W+X mappings: passed, no W+X pages found.",
     ):
         assert line in log
     assert re.search(r"Booting (paravirtualized )?kernel on Xen", log)
+
+
+@pytest.mark.parametrize("vcpus", [1, 4])
+def test_two_level_events_if_the_guest_wants_them(
+    vcpus: int, start_guest: StartGuest, debian_cloud_image: images.Image
+) -> None:
+    guest = start_guest(
+        *("--image", debian_cloud_image.name, "--vcpus", str(vcpus)),
+        *("--cmdline", "xen.fifo_events=0"),
+    )
+    guest.open_shell()
+    assert "xen:events: Using 2-level ABI" in guest.check("dmesg")
+    assert guest.check("nproc") == str(vcpus)
 
 
 def test_kernel_complains_of_nothing(booted: tuple[str, Guest]) -> None:

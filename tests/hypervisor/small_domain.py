@@ -80,11 +80,11 @@ class HostTime:
 class SmallDomain:
     """See the module. ``host`` is its clock; ``output`` what it wrote to Xen's console."""
 
-    def __init__(self, host: HostTime | None, vcpus: int = 1) -> None:
+    def __init__(self, host: HostTime | None, vcpus: int = 1, **options: Any) -> None:
         self.host = host
         self.engine = FakeEngine(MAX_PAGES, vcpus, read_tsc=host.read_tsc if host else None)
         self.output: list[bytes] = []
-        self.domain = Domain(self.engine, PAGES, console_output=self.output.append)
+        self.domain = Domain(self.engine, PAGES, console_output=self.output.append, **options)
         self.memory = self.domain.memory
         self.tables = self.domain.pagetables
         self.vcpu = self.domain.vcpus[0]
@@ -196,14 +196,16 @@ class SmallDomain:
 
 
 @contextmanager
-def small_domain(vcpus: int = 1, *, real_time: bool = False) -> Iterator[SmallDomain]:
-    """With a clock that stands still, or with the host's."""
+def small_domain(
+    vcpus: int = 1, *, real_time: bool = False, **options: Any
+) -> Iterator[SmallDomain]:
+    """With a clock that stands still, or with the host's. ``options`` are those of ``Domain``."""
     with pytest.MonkeyPatch.context() as patch:
         host = None
         if not real_time:
             host = HostTime()
             patch.setattr(clock, "time", host)
-        guest = SmallDomain(host, vcpus)
+        guest = SmallDomain(host, vcpus, **options)
         try:
             yield guest
         finally:

@@ -94,12 +94,12 @@ def test_bad_pointer_is_refused_and_changes_nothing(
         pytest.skip("a null pointer is allowed here")
     number, before, behind = POINTERS[name]
     pointer = BAD_POINTERS[kind]
-    snapshot, ports = guest.snapshot(), dict(guest.domain.events.ports)
+    snapshot, ports = guest.snapshot(), bytes(guest.domain.events.ports.state)
     assert guest.call(number, *before, pointer, *behind) == -EFAULT
     if name in WRITES and kind == "crossing a page end":
         guest.write(pointer, b"\0")  # what lies before the page end may have been written
     assert guest.snapshot() == snapshot
-    assert guest.domain.events.ports == ports
+    assert bytes(guest.domain.events.ports.state) == ports
     assert not guest.domain.stopping
     assert guest.vcpu.runnable
 
@@ -133,8 +133,8 @@ def test_port_that_cannot_be_told_is_not_bound(
     guest.memory.bytes[address : address + len(data)] = data
     pointer = guest.address(READ_ONLY)
     assert guest.call(xen.HYPERVISOR_event_channel_op, operation, pointer) == -EFAULT
-    assert not guest.domain.events.ports
-    assert guest.vcpu.timer_port == 0
+    assert not guest.domain.events.statistics()
+    assert not guest.domain.events.virq_port(xen.VIRQ_TIMER)
 
 
 @pytest.mark.parametrize("kind", BAD_POINTERS)

@@ -246,7 +246,8 @@ class TestTimers:
 
     def fired(self, guest: SmallDomain) -> bool:
         """Whether VIRQ_TIMER has been raised since the last question."""
-        port = guest.vcpu.timer_port or guest.domain.events.bind_virq(xen.VIRQ_TIMER, 0)
+        events = guest.domain.events
+        port = events.virq_port(xen.VIRQ_TIMER) or events.bind_virq(xen.VIRQ_TIMER, 0)
         guest.domain.attend()
         pending = guest.domain.events.poll(port)
         if pending:

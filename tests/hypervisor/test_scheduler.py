@@ -15,6 +15,7 @@ from small_domain import SmallDomain, small_domain
 from pyxen.abi import sched, vcpu, xen
 from pyxen.engine.protocol import TrapHandler
 from pyxen.hypervisor.crash import DomainCrash
+from pyxen.hypervisor.events import BACK_END_DOMAIN
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.testing import FakeCpu, make_hypercall
 
@@ -142,8 +143,9 @@ def test_timer_interrupts_a_busy_guest(real: SmallDomain) -> None:
 
 
 def test_event_posted_from_another_thread_wakes_an_idle_domain(real: SmallDomain) -> None:
-    port = real.domain.events.bind_back_end(lambda: None)
-    timer = threading.Timer(0.03, real.domain.post, [lambda: real.domain.events.set_pending(port)])
+    events = real.domain.events
+    port = events.bind_back_end(events.alloc_unbound(BACK_END_DOMAIN))
+    timer = threading.Timer(0.03, real.domain.post, [port.send])
     real.engine.cpus[0].script([BLOCK])
     power_off(real)
     start = time.monotonic()

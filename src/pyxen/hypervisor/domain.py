@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +26,7 @@ from pyxen.hypervisor.clock import Clock
 from pyxen.hypervisor.cpuid import CpuidPolicy
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.descriptor_tables import release_gdt, release_ldt_pages
-from pyxen.hypervisor.events import EventChannels
+from pyxen.hypervisor.events import DEFAULT_MAX_EVENT_CHANNELS, EventChannels
 from pyxen.hypervisor.grants import GrantTable
 from pyxen.hypervisor.hypercall_page import HYPERCALL_PAGE
 from pyxen.hypervisor.instruments import Counters, Instrument, Statistics
@@ -54,6 +55,7 @@ _CPUID_ANSWERS: Final = 256
 class Domain:
     """One guest on one engine.
 
+    ``max_event_channels`` is the highest port that it can have, as in ``xl.cfg``.
     ``console_output`` gets what the guest writes with ``console_io``. ``stopping`` is set to the
     reason when the domain is to stop: one of SHUTDOWN_* by the guest, or a word of the tool stack.
     """
@@ -64,6 +66,7 @@ class Domain:
         nr_pages: int,
         *,
         domid: int = 1,
+        max_event_channels: int = DEFAULT_MAX_EVENT_CHANNELS,
         console_output: Callable[[bytes], None] = lambda data: None,
     ) -> None:
         self.engine = engine
@@ -85,7 +88,7 @@ class Domain:
             self.vcpus.append(Vcpu(self, index, cpu, info))
         for slot in range(XEN_LEGACY_MAX_VCPUS):
             self.memory.bytes[shared_info + slot * VCPU_INFO.size + MASK] = 1
-        self.events = EventChannels(self)
+        self.events = EventChannels(self, max_event_channels)
         self.grants = GrantTable(self.memory)
         self.timers = Timers(self)
         self.scheduler = Scheduler(self)
@@ -308,7 +311,7 @@ class Domain:
     def statistics(self) -> Statistics:
         """A snapshot of the counters."""
         wall = perf_counter_ns() - self._start_ns if self._start_ns else 0
-        return self.counters.statistics(wall)
+        return replace(self.counters.statistics(wall), ports=self.events.statistics())
 
     def close(self) -> None:
         """Free what the domain holds. It cannot be used afterwards."""

@@ -9,7 +9,7 @@ fail.
 from __future__ import annotations
 
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pyxen.abi.xen import HYPERCALL_NAMES
@@ -37,11 +37,29 @@ class Instrument:
 
 
 @dataclass(frozen=True)
+class PortStatistics:
+    """An event channel's port, and what has passed through it since it was bound.
+
+    ``sent`` counts the guest's sends, ``raised`` how often its pending bit was set: the guest's
+    interrupts, once it has taken them.
+    """
+
+    kind: str
+    virq: int | None
+    vcpu: int
+    sent: int
+    raised: int
+    pending: bool
+    masked: bool
+
+
+@dataclass(frozen=True)
 class Statistics:
-    """What a domain has done. The values of the dictionaries are (count, nanoseconds).
+    """What a domain has done. The values of hypercalls and traps are (count, nanoseconds).
 
     ``operations`` counts sub-operations, such as ``vcpu_op.is_up``. Of the ``wall_ns`` since the
-    start, ``guest_ns`` went to guest code and ``idle_ns`` to waiting.
+    start, ``guest_ns`` went to guest code and ``idle_ns`` to waiting. ``ports`` are the bound ports
+    of event channels, by number.
     """
 
     hypercalls: dict[str, tuple[int, int]]
@@ -50,6 +68,7 @@ class Statistics:
     guest_ns: int
     idle_ns: int
     wall_ns: int
+    ports: dict[int, PortStatistics] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

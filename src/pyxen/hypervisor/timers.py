@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.errno import EINVAL, ENOSPC
 from pyxen.abi.sched import SHUTDOWN_watchdog
+from pyxen.abi.xen import VIRQ_TIMER
 from pyxen.errors import XenError
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ class Timers:
             vcpu.wake()
 
     def _raise_timer(self, vcpu: Vcpu) -> None:
-        if vcpu.timer_port:
-            self._domain.events.set_pending(vcpu.timer_port)
+        if self._domain.events.raise_virq(VIRQ_TIMER, vcpu.index):
             self._domain.counters.add_operation("virq_timer")
 
     # The periodic timer

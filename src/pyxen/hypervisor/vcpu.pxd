@@ -40,7 +40,6 @@ cdef class Vcpu:
 
     cdef public unsigned int pause_flags
     cdef public int polling
-    cdef public int timer_port
 
     cdef public int runstate
     cdef public object runstate_since

@@ -101,7 +101,6 @@ class Vcpu:
         # Scheduling.
         self.pause_flags = VPF_DOWN
         self.polling = NOT_POLLING
-        self.timer_port = 0
 
         self.runstate = RUNSTATE_offline
         self.runstate_since = 0
@@ -175,6 +174,14 @@ class Vcpu:
             self.domain.scheduler.pollers.discard(self.index)
             self.domain.timers.set(self, POLL, NO_DEADLINE)
         self.blocked = False
+
+    def mark_events_pending(self) -> None:
+        """Tell the vCPU that there are events; the first news of all wakes it up."""
+        view = self.domain.memory.bytes
+        pending = view[self.info + PENDING]
+        if not pending & 1:
+            view[self.info + PENDING] = pending | 1
+            self.wake()
 
     # Run states
 

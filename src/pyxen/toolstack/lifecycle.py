@@ -30,6 +30,7 @@ from pyxen.errors import PyxenError, XenError
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.crash_report import describe_crash
 from pyxen.hypervisor.domain import Domain
+from pyxen.hypervisor.events import BACK_END_DOMAIN
 from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.instruments import Instrument, Statistics
 from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
@@ -146,12 +147,7 @@ def build_domain(
     domain: Domain, kernel: KernelImage, options: RunOptions, output: Callable[[bytes], None]
 ) -> ConsoleBackend:
     """Fill the domain's memory and connect its console; the domain is then ready to run."""
-    ring: list[ConsoleBackend] = []
-
-    def on_event() -> None:
-        ring[0].on_event()
-
-    console_port = domain.events.bind_back_end(on_event)
+    console_port = domain.events.alloc_unbound(BACK_END_DOMAIN)
     start = build_pv(
         domain,
         kernel,
@@ -162,19 +158,15 @@ def build_domain(
         offered_features=FEATURES,
     )
     page = start.console_mfn * PAGE_SIZE
-    ring.append(
-        ConsoleBackend(
-            domain.memory.bytes[page : page + PAGE_SIZE],
-            lambda: domain.events.set_pending(console_port),
-            output,
-        )
-    )
+    port = domain.events.bind_back_end(console_port)
+    ring = ConsoleBackend(domain.memory.bytes[page : page + PAGE_SIZE], port.send, output)
+    port.listen(ring.on_event)
     try:
         domain.start(start.entry, start.stack_pointer, start.start_info_address, start.l4_mfn)
     except XenError as error:
         name = ERRNO_NAMES.get(error.errno, str(error.errno))
         raise PyxenError(f"{options.kernel}: its initial page tables are refused: {name}") from None
-    return ring[0]
+    return ring
 
 
 def _run_domain(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi import event_channel as abi
-from pyxen.abi.errno import ENOSYS, EPERM
+from pyxen.abi.errno import EBUSY, ENOSYS
 from pyxen.abi.xen import HYPERVISOR_event_channel_op, HYPERVISOR_event_channel_op_compat
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
@@ -17,6 +17,9 @@ from pyxen.hypervisor.hypercalls.table import hypercall
 if TYPE_CHECKING:
     from pyxen.abi.layout import Layout
     from pyxen.hypervisor.vcpu import Vcpu
+
+_RESET_CONT: Final = 14
+"""Xen's own way to go on with a long reset; not in the public headers, but guests can call it."""
 
 _NAMES: Final = {number: f"event_channel_op.{name}" for number, name in abi.EVTCHNOP_NAMES.items()}
 
@@ -56,7 +59,6 @@ def _store(vcpu: Vcpu, layout: Layout, argument: int, port: int) -> None:
 def _alloc_unbound(vcpu: Vcpu, argument: int) -> None:
     domid, remote, _ = _read(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument)
     vcpu.domain.events.check_domain(domid)
-    remote = vcpu.domain.domid if vcpu.domain.is_self(remote) else remote
     _store(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument, vcpu.domain.events.alloc_unbound(remote))
 
 
@@ -77,9 +79,8 @@ def _bind_ipi(vcpu: Vcpu, argument: int) -> None:
 
 
 def _bind_pirq(vcpu: Vcpu, argument: int) -> None:
-    """Physical interrupts are for domains with hardware."""
-    _read(vcpu, abi.EVTCHN_BIND_PIRQ, argument)
-    raise XenError(EPERM)
+    pirq, _, _ = _read(vcpu, abi.EVTCHN_BIND_PIRQ, argument)
+    vcpu.domain.events.bind_pirq(pirq)
 
 
 def _close(vcpu: Vcpu, argument: int) -> None:
@@ -123,6 +124,31 @@ def _reset(vcpu: Vcpu, argument: int) -> None:
     vcpu.domain.events.reset()
 
 
+def _reset_cont(vcpu: Vcpu, argument: int) -> None:
+    """Our reset is never half done, and so there is none to go on with."""
+    (domid,) = _read(vcpu, abi.EVTCHN_RESET, argument)
+    vcpu.domain.events.check_domain(domid)
+    raise XenError(EBUSY)
+
+
+def _init_control(vcpu: Vcpu, argument: int) -> None:
+    """If the answer cannot be stored, the control block stays in use, as under Xen."""
+    mfn, offset, target, _ = _read(vcpu, abi.EVTCHN_INIT_CONTROL, argument)
+    vcpu.domain.events.init_control(target, mfn, offset)
+    data = abi.EVTCHN_INIT_CONTROL.pack(mfn, offset, target, abi.EVTCHN_FIFO_LINK_BITS)
+    guest_access.copy_to(vcpu, argument, data)
+
+
+def _expand_array(vcpu: Vcpu, argument: int) -> None:
+    (mfn,) = _read(vcpu, abi.EVTCHN_EXPAND_ARRAY, argument)
+    vcpu.domain.events.expand_array(mfn)
+
+
+def _set_priority(vcpu: Vcpu, argument: int) -> None:
+    port, priority = _read(vcpu, abi.EVTCHN_SET_PRIORITY, argument)
+    vcpu.domain.events.set_priority(port, priority)
+
+
 _OPERATIONS: Final[dict[int, Callable[[Vcpu, int], None]]] = {
     abi.EVTCHNOP_alloc_unbound: _alloc_unbound,
     abi.EVTCHNOP_bind_interdomain: _bind_interdomain,
@@ -135,4 +161,8 @@ _OPERATIONS: Final[dict[int, Callable[[Vcpu, int], None]]] = {
     abi.EVTCHNOP_bind_vcpu: _bind_vcpu,
     abi.EVTCHNOP_unmask: _unmask,
     abi.EVTCHNOP_reset: _reset,
+    _RESET_CONT: _reset_cont,
+    abi.EVTCHNOP_init_control: _init_control,
+    abi.EVTCHNOP_expand_array: _expand_array,
+    abi.EVTCHNOP_set_priority: _set_priority,
 }
