@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 // expect: ok
-// xfail: no FIFO event channels yet
 /* FIFO event channels: control blocks in frames that are not the guest's, or tables, or at places that
  * cross a page; event arrays likewise; more array pages than ports. */
 

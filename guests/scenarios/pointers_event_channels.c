@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 // expect: ok
-// xfail: no FIFO event channels yet
 /* Every argument of event_channel_op is copied from the guest, with faults caught: -EFAULT, and no
  * port is taken. */
 
