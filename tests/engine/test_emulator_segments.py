@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -229,3 +230,31 @@ def test_descriptor_is_read_with_the_privilege_of_xen(machine: Machine) -> None:
     machine.handler.traps.clear()
     machine.run_user(f"mov {300 << 21}, %eax\n")
     assert machine.handler.traps == [("exception", 14, 4, False)]
+
+
+@pytest.mark.parametrize("current", [True, False])
+def test_fpu_image(current: bool) -> None:
+    """1.5 and 2.5 on the stack, rounding towards zero in both units, a value in xmm3."""
+    engine, _ = make_machine(vcpus=2)
+    cpu = engine.cpus[0 if current else 1]
+    image = bytearray(512)
+    top = 6
+    image[0:5] = struct.pack("<HHB", 0xC00 | 0x37F, top << 11, 0xC0)
+    image[24:28] = struct.pack("<I", 0x1F80 | 0x6000)
+    image[32:42] = struct.pack("<QH", 0xC000000000000000, 0x3FFF)
+    image[48:58] = struct.pack("<QH", 0xA000000000000000, 0x4000)
+    image[208:216] = struct.pack("<d", 2.75)
+    load(
+        engine,
+        "cvtsd2si %xmm3, %eax\n mov %eax, %ebx\n fistpl -8(%rsp)\n fistpl -16(%rsp)\n"
+        "fnstsw %ax\n mov %eax, %ecx\n" + STOP,
+    )
+    cpu.load_fpu(bytes(image))
+    engine.run(engine.cpus[0 if not current else 1])
+    assert engine.cpus[0 if not current else 1].registers.rbx == 0
+    engine.run(cpu)
+    assert cpu.registers.rbx == 2
+    words = engine.memory.words
+    assert [words[(STACK - place) >> 3] & 0xFFFFFFFF for place in (8, 16)] == [1, 2]
+    assert cpu.registers.rcx >> 11 & 7 == 0
+    engine.close()

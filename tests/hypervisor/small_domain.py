@@ -92,6 +92,7 @@ class SmallDomain:
         self.domain.start(ENTRY_POINT, self.address(STACK) + PAGE_SIZE, 0, self.mfn(L4))
         self.vcpu.kernel_sp = self.address(STACK) + PAGE_SIZE
         for vcpu in self.domain.vcpus:  # so that events can be delivered to all of them
+            self.domain.set_up_cpu(vcpu)
             vcpu.event_callback = EVENT_CALLBACK
             vcpu.cpu.load_kernel_page_table(self.maddr(L4))
             vcpu.cpu.registers.rsp = self.vcpu.kernel_sp

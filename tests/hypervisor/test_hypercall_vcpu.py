@@ -72,12 +72,13 @@ class TestUpAndDown:
         put(registers, arch.CPU_USER_REGS, "rdi", 77)
         put(registers, arch.CPU_USER_REGS, "rflags", 0x3000)
         struct.pack_into("<8Q", data, layout.offsets["ctrlreg"], 0, 0, 0, guest.maddr(L4), *[0] * 4)
+        struct.pack_into("<Q", data, layout.offsets["flags"], arch.VGCF_in_kernel)
         for name, value in changes.items():
             if name == "user_table":
                 struct.pack_into("<Q", data, layout.offsets["ctrlreg"] + 8, value)
             elif name == "kernel_table":
                 struct.pack_into("<Q", data, layout.offsets["ctrlreg"] + 24, value)
-            elif name in ("rip", "rsp"):
+            elif name in arch.CPU_USER_REGS.offsets:
                 put(registers, arch.CPU_USER_REGS, name, value)
             elif name == "gdt_frame":
                 struct.pack_into("<Q", data, layout.offsets["gdt_frames"], value)
@@ -85,8 +86,8 @@ class TestUpAndDown:
                 struct.pack_into("<Q", data, layout.offsets["trap_ctxt"] + 8, value)
             elif name == "debugreg":
                 struct.pack_into("<Q", data, layout.offsets["debugreg"], value)
-            elif name == "flags":
-                struct.pack_into("<I", data, layout.offsets["flags"], value)
+            elif name == "trap_flags":
+                data[layout.offsets["trap_ctxt"] + 1] = value
             else:
                 put(0, layout, name, value)
         return guest.put(bytes(data))
@@ -122,6 +123,89 @@ class TestUpAndDown:
         assert guest2.call(VCPU_OP, vcpu.VCPUOP_initialise, 1, place) == 0
         assert guest2.domain.vcpus[1].runnable
 
+    def start(self, guest: SmallDomain, **changes: int) -> Vcpu:
+        place = self.context(guest, **changes)
+        assert guest.call(VCPU_OP, vcpu.VCPUOP_initialise, 1, place) == 0
+        return guest.domain.vcpus[1]
+
+    def test_start_in_user_mode(self, guest2: SmallDomain) -> None:
+        second = self.start(
+            guest2,
+            flags=arch.VGCF_online,
+            user_table=guest2.maddr(USER_L4),
+            cs=arch.FLAT_USER_CS64,
+            gs_base_user=7,
+            gs_base_kernel=8,
+        )
+        assert second.cpu.user_mode
+        assert (second.cpu.registers.gs_base, second.cpu.inactive_gs_base) == (7, 8)
+        assert second.cpu.registers.cr3 == guest2.maddr(USER_L4)
+
+    def test_flags_of_callbacks(self, guest2: SmallDomain) -> None:
+        flags = arch.VGCF_in_kernel | arch.VGCF_failsafe_disables_events
+        second = self.start(guest2, flags=flags, failsafe_callback_eip=5, syscall_callback_eip=6)
+        assert (second.failsafe_callback, second.failsafe_masks_events) == (5, True)
+        assert (second.syscall_callback, second.syscall_masks_events) == (6, False)
+
+    def test_selectors_get_the_level_of_guests(self, guest2: SmallDomain) -> None:
+        second = self.start(guest2, cs=0x10, ss=0x18, kernel_ss=0x18, ds=0x20)
+        registers = second.cpu.registers
+        assert (registers.cs, registers.ss, registers.ds) == (0x13, 0x1B, 0x20)
+        assert second.kernel_ss == 0x1B
+
+    def test_entry_vector_chooses_sysret(self, guest2: SmallDomain) -> None:
+        second = self.start(guest2, cs=0x10, ss=0x18, entry_vector=256)
+        registers = second.cpu.registers
+        assert (registers.cs, registers.ss) == (arch.FLAT_KERNEL_CS, arch.FLAT_KERNEL_SS)
+
+    def test_trap_table_is_taken_as_it_is(self, guest2: SmallDomain) -> None:
+        second = self.start(guest2, trap=0, trap_flags=3)
+        assert (second.trap_address[0], second.trap_flags[0]) == (0, 3)
+
+    def test_debug_registers_that_cannot_be_set_are_passed_over(self, guest2: SmallDomain) -> None:
+        second = self.start(guest2, debugreg=XEN_ADDRESS)
+        assert second.debug_registers[0] == 0
+
+    @pytest.mark.parametrize("valid", [0, arch.VGCF_i387_valid])
+    def test_fpu(self, guest2: SmallDomain, valid: int) -> None:
+        place = self.context(guest2, flags=arch.VGCF_in_kernel | valid)
+        guest2.write(place, b"image")
+        assert guest2.call(VCPU_OP, vcpu.VCPUOP_initialise, 1, place) == 0
+        fpu = guest2.engine.cpus[1].fpu
+        assert fpu == (b"image".ljust(512, b"\0") if valid else b"")
+
+    def test_bad_selectors_are_told_when_it_runs(self, guest2: SmallDomain) -> None:
+        """A stale ds first; then, as nothing is mapped at its stack, the end of the domain."""
+        second = self.start(guest2, ds=0x7B, failsafe_callback_eip=0x5000, flags=36)
+        second.cpu.registers.rsp = guest2.vcpu.kernel_sp
+        guest2.domain.traps.return_to_guest(second)
+        assert second.cpu.registers.rip == 0x5000
+        assert second.cpu.registers.ds == 0
+
+    def test_bad_code_selector_is_a_fault_when_it_runs(self, guest2: SmallDomain) -> None:
+        second = self.start(guest2, cs=0x1234, flags=36)
+        second.trap_address[13] = 0x6000
+        second.cpu.registers.rsp = guest2.vcpu.kernel_sp
+        guest2.domain.traps.return_to_guest(second)
+        assert second.cpu.registers.rip == 0x6000
+        error_code, rip = struct.unpack("<QQ", guest2.read(second.cpu.registers.rsp + 16, 16))
+        assert (error_code, rip) == (0x1234, 0x1234)
+
+    def test_descriptors_are_given_back_if_the_tables_are_refused(
+        self, guest2: SmallDomain
+    ) -> None:
+        place = self.context(guest2, gdt_ents=1, gdt_frame=guest2.mfn(FREE), kernel_table=0)
+        assert guest2.call(VCPU_OP, vcpu.VCPUOP_initialise, 1, place) == -EINVAL
+        assert guest2.tables.type_counts[guest2.mfn(FREE)] == 0
+
+    def test_send_nmi(self, guest2: SmallDomain) -> None:
+        second = guest2.domain.vcpus[1]
+        assert guest2.call(VCPU_OP, vcpu.VCPUOP_send_nmi, 1, 8) == -EINVAL
+        assert not second.nmi_pending
+        assert guest2.call(VCPU_OP, vcpu.VCPUOP_send_nmi, 1, 0) == 0
+        assert second.nmi_pending
+        assert guest2.call(VCPU_OP, vcpu.VCPUOP_send_nmi, 2, 0) == -ENOENT
+
     @pytest.mark.parametrize(
         "changes",
         [
@@ -135,7 +219,7 @@ class TestUpAndDown:
             {"gs_base_kernel": NON_CANONICAL},
             {"gs_base_user": NON_CANONICAL},
             {"trap": NON_CANONICAL},
-            {"debugreg": XEN_ADDRESS},
+            {"flags": 0},
             {"ldt_base": XEN_ADDRESS},
             {"ldt_base": 8},
             {"ldt_ents": 8193},

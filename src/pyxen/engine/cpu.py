@@ -54,6 +54,10 @@ class Cpu:
         """
         raise NotImplementedError
 
+    def load_fpu(self, image: bytes) -> None:
+        """Load x87 and SSE registers with an image as FXSAVE writes it."""
+        raise NotImplementedError
+
     def in_long_mode(self) -> bool:
         """Whether the code segment is one of 64-bit code. Guest code may have changed it itself."""
         raise NotImplementedError

@@ -41,7 +41,7 @@ class FakeCpu(Cpu):
     """See ``Cpu``. ``descriptor_table`` and ``local_descriptor_table`` are what was set last,
     ``long_mode`` tells whether the code segment is one of 64-bit code, ``segments`` which
     descriptors were loaded (by the register's position), ``debug_status`` is the next answer of
-    ``take_debug_status``."""
+    ``take_debug_status``, ``fpu`` the image that was loaded last."""
 
     def __init__(self, engine: FakeEngine, index: int) -> None:
         Cpu.__init__(self, index, Registers(memoryview(array("Q", bytes(8 * WORDS)))))
@@ -53,6 +53,7 @@ class FakeCpu(Cpu):
         self.local_descriptor_table = (0, 0)
         self.segments: dict[int, int] = {}
         self.debug_status = 0
+        self.fpu = b""
         self._engine = engine
         self._steps: Iterator[Step] = iter(())
 
@@ -102,6 +103,9 @@ class FakeCpu(Cpu):
         self.segments[position] = descriptor
         if position == CS:
             self.long_mode = bool(descriptor >> 53 & 1)
+
+    def load_fpu(self, image: bytes) -> None:
+        self.fpu = image
 
     def in_long_mode(self) -> bool:
         return self.long_mode

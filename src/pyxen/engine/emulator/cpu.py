@@ -168,6 +168,9 @@ class EmulatedCpu(Cpu):
     def _set_hflags(self, mask: int, bits: int) -> None:
         self.state.halves[HFLAGS] = self.state.halves[HFLAGS] & ~mask | bits
 
+    def load_fpu(self, image: bytes) -> None:
+        self._engine.load_fpu(self.state, image)
+
     def in_long_mode(self) -> bool:
         return self.state.halves[HFLAGS] & _CS64 != 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import struct
 from array import array
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,13 +28,14 @@ from pyxen.engine.protocol import EngineError
 from pyxen.engine.registers import RIP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pyxen.engine.protocol import Cpu, TrapHandler
 
 _NO_EXCEPTION: Final = 0xFFFFFFFF
 _INVALID_OPCODE: Final = 6
 _PAGE_FAULT: Final = 14
+_MXCSR: Final = 0xFFFF
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 _EFER_MSR: Final = 0xC0000080
@@ -49,6 +51,26 @@ _in_callback = ctypes.CFUNCTYPE(
 _out_callback = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p
 )
+
+
+def fpu_registers(image: bytes) -> Iterator[tuple[int, Any]]:
+    """(unicorn's number, value) of the registers in an FXSAVE image."""
+    from unicorn import x86_const
+
+    control, status, valid, mxcsr = struct.unpack_from("<HHBx18xI", image)
+    tags = sum(3 << 2 * number for number in range(8) if not valid >> number & 1)
+    yield x86_const.UC_X86_REG_FPCW, control
+    yield x86_const.UC_X86_REG_FPSW, status
+    yield x86_const.UC_X86_REG_FPTAG, tags
+    yield x86_const.UC_X86_REG_MXCSR, mxcsr & _MXCSR
+    top = status >> 11 & 7
+    for number in range(8):
+        mantissa, exponent = struct.unpack_from("<QH", image, 32 + 16 * number)
+        yield x86_const.UC_X86_REG_FP0 + (top + number & 7), (mantissa, exponent)
+    for number in range(16):
+        start = 160 + 16 * number
+        value = int.from_bytes(image[start : start + 16], "little")
+        yield x86_const.UC_X86_REG_XMM0 + number, value
 
 
 def compiled_callbacks() -> dict[str, int] | None:
@@ -277,6 +299,19 @@ class EmulatorEngine:
             self._handler.port_out(self._current, port & 0xFFFF, size, value)
         except BaseException as error:
             self._fail(error)
+
+    def load_fpu(self, state: EmulatedRegisters, image: bytes) -> None:
+        """Load an FXSAVE image by unicorn's own interface, which also sets what follows from it
+        (rounding modes); for another CPU's state in the place of the current one's."""
+        live = self._state
+        saved = EmulatedRegisters()
+        saved.copy_from(live)
+        live.copy_from(state)
+        for number, value in fpu_registers(image):
+            self._uc.reg_write(number, value)
+        if state is not live:
+            state.copy_from(live)
+            live.copy_from(saved)
 
     # Translations and translated code
 

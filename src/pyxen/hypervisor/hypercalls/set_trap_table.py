@@ -15,19 +15,19 @@ from pyxen.hypervisor.vcpu import TRAPS, Vcpu
 
 @hypercall(HYPERVISOR_set_trap_table)
 def set_trap_table(vcpu: Vcpu, traps: int) -> int:
-    """A null pointer forgets all handlers. At most one entry a vector is read."""
+    """A null pointer forgets all handlers. Entries before a bad one stay."""
     if not traps:
         for vector in range(TRAPS):
             vcpu.trap_address[vector] = vcpu.trap_flags[vector] = vcpu.trap_cs[vector] = 0
         return 0
-    for number in range(TRAPS):
-        entry = guest_access.copy_from(vcpu, traps + number * TRAP_INFO.size, TRAP_INFO.size)
+    while True:
+        entry = guest_access.copy_from(vcpu, traps, TRAP_INFO.size)
         vector, flags, cs, address = TRAP_INFO.unpack(entry)
-        if not address:
-            break
+        if not address or vcpu.domain.must_leave():  # a guest may give us a table without an end
+            return 0
         if not is_canonical(address):
             raise XenError(EINVAL)
         vcpu.trap_address[vector] = address
         vcpu.trap_flags[vector] = flags
         vcpu.trap_cs[vector] = cs | 3
-    return 0
+        traps += TRAP_INFO.size

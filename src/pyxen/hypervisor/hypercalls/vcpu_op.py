@@ -7,13 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.arch_x86_64 import (
-    CPU_USER_REGS,
-    TRAP_INFO,
     VCPU_GUEST_CONTEXT,
     XEN_LEGACY_MAX_VCPUS,
-    VGCF_failsafe_disables_events,
-    VGCF_online,
-    VGCF_syscall_disables_events,
 )
 from pyxen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
 from pyxen.abi.sched import SHUTDOWN_poweroff
@@ -32,6 +27,7 @@ from pyxen.abi.vcpu import (
     VCPUOP_register_runstate_memory_area,
     VCPUOP_register_vcpu_info,
     VCPUOP_register_vcpu_time_memory_area,
+    VCPUOP_send_nmi,
     VCPUOP_set_periodic_timer,
     VCPUOP_set_singleshot_timer,
     VCPUOP_stop_periodic_timer,
@@ -42,13 +38,12 @@ from pyxen.abi.xen import VCPU_INFO, HYPERVISOR_vcpu_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
-from pyxen.hypervisor.descriptor_tables import load_gdt
 from pyxen.hypervisor.hypercalls.table import hypercall
-from pyxen.hypervisor.msr import is_canonical
-from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PAGE_SIZE
+from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.timers import NO_DEADLINE
-from pyxen.hypervisor.vcpu import MASK, PENDING, PENDING_SELECTOR, TRAPS
+from pyxen.hypervisor.vcpu import MASK, PENDING, PENDING_SELECTOR
+from pyxen.hypervisor.vcpu_context import set_context
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -57,11 +52,6 @@ _NAMES: Final = {number: f"vcpu_op.{name}" for number, name in VCPUOP_NAMES.item
 _MIN_PERIOD: Final = 1_000_000
 _MAX_PERIOD: Final = (1 << 62) - 1
 _SIGN: Final = 1 << 63
-_MAX_LDT_ENTRIES: Final = 8192
-_GENERAL: Final = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8",
-    "rax", "rcx", "rdx", "rsi", "rdi",
-)  # fmt: skip
 
 
 @hypercall(HYPERVISOR_vcpu_op)
@@ -92,6 +82,8 @@ def vcpu_op(vcpu: Vcpu, command: int, vcpuid: int, argument: int) -> int:
         _register_time(vcpu, target, argument)
     elif command == VCPUOP_register_vcpu_info:
         _register_vcpu_info(vcpu, target, argument)
+    elif command == VCPUOP_send_nmi:
+        _send_nmi(target, argument)
     elif command == VCPUOP_get_physid:
         raise XenError(EINVAL)  # for domain 0 with pinned vCPUs
     else:
@@ -113,95 +105,15 @@ def _initialise(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
     context = guest_access.copy_from(vcpu, argument, VCPU_GUEST_CONTEXT.size)
     if target.initialised:
         raise XenError(EEXIST)
-    _set_context(target, context)
+    set_context(target, context)
     target.initialised = True
 
 
-def _set_context(target: Vcpu, context: bytes) -> None:
-    (
-        _fpu, flags, user_regs, traps, ldt_base, ldt_entries, *rest
-    ) = VCPU_GUEST_CONTEXT.unpack(context)  # fmt: skip
-    gdt_frames, rest = rest[:16], rest[16:]
-    gdt_entries, kernel_ss, kernel_sp, *rest = rest
-    control, rest = rest[:8], rest[8:]
-    debug, rest = rest[:8], rest[8:]
-    event, failsafe, syscall, _vm_assist, fs_base, gs_kernel, gs_user = rest
-    rip, rsp = _field(user_regs, "rip"), _field(user_regs, "rsp")
-    for address in (rip, rsp, kernel_sp, event, failsafe, syscall, fs_base, gs_kernel, gs_user):
-        if not is_canonical(address):
-            raise XenError(EINVAL)
-    for address in (ldt_base, *debug[:4]):
-        if not is_guest_address(address):
-            raise XenError(EINVAL)
-    if ldt_base % PAGE_SIZE or ldt_entries > _MAX_LDT_ENTRIES:
+def _send_nmi(target: Vcpu, argument: int) -> None:
+    """It waits until the vCPU is up and can take it. Raises EINVAL for an argument."""
+    if argument:
         raise XenError(EINVAL)
-    for _, _, _, address in TRAP_INFO.iter_unpack(traps):
-        if not is_canonical(address):
-            raise XenError(EINVAL)
-    pages = -(-gdt_entries // ENTRIES)
-    if pages > len(gdt_frames) - 2:
-        raise XenError(EINVAL)
-    domain = target.domain
-    load_gdt(target, list(gdt_frames[:pages]))
-    domain.set_up_cpu(target)
-    _load_tables(target, (control[3] & FRAME) >> PAGE_SHIFT, (control[1] & FRAME) >> PAGE_SHIFT)
-
-    target.event_callback, target.failsafe_callback, target.syscall_callback = (
-        event, failsafe, syscall
-    )  # fmt: skip
-    target.failsafe_masks_events = bool(flags & VGCF_failsafe_disables_events)
-    target.syscall_masks_events = bool(flags & VGCF_syscall_disables_events)
-    target.up = bool(flags & VGCF_online)
-    target.kernel_ss, target.kernel_sp = kernel_ss, kernel_sp
-    target.ldt_base, target.ldt_entries = ldt_base, ldt_entries
-    target.load_ldt()
-    target.debug_registers = list(debug)
-    _set_traps(target, traps)
-    _set_registers(target, user_regs)
-    registers = target.cpu.registers
-    registers.fs_base = fs_base
-    registers.gs_base = gs_kernel
-    target.cpu.inactive_gs_base = gs_user
-
-
-def _load_tables(target: Vcpu, kernel: int, user: int) -> None:
-    """Raises EINVAL with neither in use."""
-    domain = target.domain
-    domain.load_kernel_base(target, kernel)
-    try:
-        domain.load_user_base(target, user)
-    except XenError:
-        target.kernel_table_mfn = 0
-        domain.pagetables.put_page_and_type(kernel)
-        raise
-
-
-def _set_traps(target: Vcpu, traps: bytes) -> None:
-    for vector, flags, cs, address in TRAP_INFO.iter_unpack(traps[: TRAPS * TRAP_INFO.size]):
-        if address:
-            target.trap_address[vector] = address
-            target.trap_flags[vector] = flags
-            target.trap_cs[vector] = cs | 3
-
-
-def _set_registers(target: Vcpu, user_regs: bytes) -> None:
-    """The general registers, rip, rsp and flags; the mode is always the kernel's."""
-    registers = target.cpu.registers
-    for name in _GENERAL:
-        setattr(registers, name, _field(user_regs, name))
-    registers.rip = _field(user_regs, "rip")
-    registers.rsp = _field(user_regs, "rsp")
-    flags = _field(user_regs, "rflags")
-    registers.rflags = flags & 0xCD5 | 0x202
-    target.iopl = flags >> 12 & 3
-    target.cpu.enter_kernel(_field(user_regs, "cs") | 3, _field(user_regs, "ss") | 3)
-    for name in ("ds", "es", "fs", "gs"):
-        setattr(registers, name, _field(user_regs, name))
-
-
-def _field(user_regs: bytes, name: str) -> int:
-    start = CPU_USER_REGS.offsets[name]
-    return int.from_bytes(user_regs[start : start + CPU_USER_REGS.sizes[name]], "little")
+    target.raise_nmi()
 
 
 def _down(target: Vcpu) -> None:
