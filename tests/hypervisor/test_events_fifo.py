@@ -260,6 +260,22 @@ class TestQueues:
         assert fifo.words[fifo.control(0, "ready")] == 1 << 3 | 1 << 7
         assert fifo.drain() == [first, second]
 
+    def test_a_tail_that_has_moved_to_another_vcpu_and_back(
+        self, fifo: FifoGuest, events: EventChannels
+    ) -> None:
+        moving = events.alloc_unbound(SELF)
+        end = events.bind_interdomain(SELF, moving)
+        resting = [events.bind_ipi(0), events.bind_ipi(1)]
+        fifo.drain()
+        for vcpu in (0, 1, 0, 1):
+            events.bind_vcpu(moving, vcpu)
+            events.send(end)
+            for port in resting:
+                events.send(port)
+            taken = [fifo.drain(0), fifo.drain(1)]
+            assert taken[vcpu] == [moving, resting[vcpu]]
+            assert taken[1 - vcpu] == [resting[1 - vcpu]]
+
     def test_masked_port(self, fifo: FifoGuest, events: EventChannels) -> None:
         port = events.bind_ipi(0)
         fifo.mask(port)

@@ -359,6 +359,17 @@ class FifoEvents(Ports):
         if done:
             self.ports[number].priority = priority
 
+    @rule(data=st.data(), vcpu=st.integers(0, 1), priority=st.sampled_from((3, 7)))
+    def raise_elsewhere(self, data: st.DataObject, vcpu: int, priority: int) -> None:
+        """Move a port of a back end's, and raise it."""
+        channels = [n for n, p in self.ports.items() if p.back_end is not None]
+        if channels:
+            number = data.draw(st.sampled_from(channels))
+            self.bind_vcpu(number, vcpu)
+            self.set_priority(number, priority)
+            self.events.back_end_ports[self.ports[number].remote].send()
+            self.raise_(number)
+
     @rule(vcpu=st.integers(0, 1), steps=st.integers(1, 3))
     def take(self, vcpu: int, steps: int) -> None:
         """The guest takes some ports, the most urgent first, each queue in order."""
