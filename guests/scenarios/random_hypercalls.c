@@ -61,7 +61,7 @@ static void fill_page(void)
 
 void kernel_main(void)
 {
-    random_state += SEED * 0x123456789;
+    random_state += SEED * 0x123456789ul;
     for (unsigned int i = 0; i < COUNT(pages); i++)
         pages[i] = alloc_page();
     for (unsigned int i = 0; i < CALLS; i++) {
