@@ -67,6 +67,12 @@ def test_there_are_enough() -> None:
     assert len({scenario.path for scenario in SCENARIOS}) >= 60
 
 
+def test_the_one_in_contributing_is_real() -> None:
+    text = (FOLDER.parent.parent / "CONTRIBUTING.md").read_text()
+    (shown,) = re.findall(r"```c\n(.*?)```", text, re.DOTALL)
+    assert shown in {path.read_text() for path in FOLDER.glob("*.c")}
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_scenario(scenario: Scenario, request: pytest.FixtureRequest) -> None:
     if reason := scenario.settings.get("xfail"):

@@ -13,7 +13,7 @@ from pyxen.hypervisor.memory import (
     XEN,
 )
 from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SIZE, PRESENT, RW
-from pyxen.hypervisor.pagetables import L4
+from pyxen.hypervisor.page_types import L4
 
 _LOW_FRAMES = 512
 """Below the machine-to-phys table: all frames that Xen takes for so small a machine."""
