@@ -443,3 +443,7 @@ class TestDelivery:
         argument = guest.put_struct(abi.EVTCHN_OP, abi.EVTCHNOP_send, abi.EVTCHN_SEND.pack(port))
         assert guest.call(xen.HYPERVISOR_event_channel_op_compat, argument) == 0
         assert ports.pending(port)
+        for command in (abi.EVTCHNOP_reset, abi.EVTCHNOP_init_control, 0xFFFFFFFF):
+            argument = guest.put_struct(abi.EVTCHN_OP, command, abi.EVTCHN_RESET.pack(SELF))
+            assert guest.call(xen.HYPERVISOR_event_channel_op_compat, argument) == -ENOSYS
+        assert ports.status(port) == (0, abi.EVTCHNSTAT_ipi, 0)

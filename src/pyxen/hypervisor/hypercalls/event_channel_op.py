@@ -37,8 +37,10 @@ def event_channel_op(vcpu: Vcpu, command: int, argument: int) -> int:
 
 @hypercall(HYPERVISOR_event_channel_op_compat)
 def event_channel_op_compat(vcpu: Vcpu, argument: int) -> int:
-    """The form of Xen 3.0.2: the command stands before the structure."""
-    (command,) = abi.EVTCHN_SEND.unpack(guest_access.copy_from(vcpu, argument, 4))
+    """The form of Xen 3.0.2: the command stands before the structure. Later operations lack it."""
+    command, *_ = _read(vcpu, abi.EVTCHN_OP, argument)
+    if command > abi.EVTCHNOP_unmask:
+        raise XenError(ENOSYS)
     return int(event_channel_op(vcpu, command, argument + abi.EVTCHN_OP.offsets["u"]) or 0)
 
 
