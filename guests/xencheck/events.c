@@ -75,8 +75,9 @@ void check_events(void)
 			snprintf(label, sizeof label, "irq-%s", name);
 			count = interrupts_of(table, name);
 			value(label, count);
-			if (count < 0)
-				check(4, false, "%s is bound", name);
+			/* Linux has no use for the last one with the FIFO ABI. */
+			if (i < sizeof kinds / sizeof *kinds - fifo)
+				check(4, count >= 0, "%s is bound", name);
 		}
 	}
 	check(4, interrupts_of(table, "timer0") > 0, "timer interrupts come");

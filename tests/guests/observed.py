@@ -22,7 +22,7 @@ from typing import Any
 from pyxen.abi.version import XENVER_extraversion
 from pyxen.abi.xen import HYPERVISOR_mmu_update, HYPERVISOR_multicall, HYPERVISOR_xen_version
 from pyxen.hypervisor.domain import Domain
-from pyxen.hypervisor.instruments import Instrument, Statistics
+from pyxen.hypervisor.instruments import Instrument, PortStatistics, Statistics
 from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PRESENT, RW
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.toolstack import lifecycle
@@ -118,6 +118,7 @@ class Observer(Instrument):
         self.windows = CountWindows()
         self.paused_ns = 0
         self.run_states: dict[str, RunStates] = {}
+        self.ports: dict[int, PortStatistics] = {}
         self.audits = 0
         self.audit_findings: list[str] = []
         self._line = ""
@@ -208,7 +209,7 @@ class Observer(Instrument):
         self.run_states[name] = RunStates(now, [run_state_times(v, now) for v in self.domain.vcpus])
 
     def answer_ports(self) -> None:
-        pass
+        self.ports = self.domain.statistics().ports
 
     def _audit(self) -> None:
         self.audits += 1
