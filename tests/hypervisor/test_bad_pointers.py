@@ -64,6 +64,10 @@ READS = {
         for number in (
             grant_table.GNTTABOP_setup_table, grant_table.GNTTABOP_query_size,
             grant_table.GNTTABOP_get_version, grant_table.GNTTABOP_set_version,
+            grant_table.GNTTABOP_get_status_frames, grant_table.GNTTABOP_map_grant_ref,
+            grant_table.GNTTABOP_unmap_grant_ref, grant_table.GNTTABOP_unmap_and_replace,
+            grant_table.GNTTABOP_transfer, grant_table.GNTTABOP_copy,
+            grant_table.GNTTABOP_swap_grant_ref, grant_table.GNTTABOP_cache_flush,
         )
     },
 }  # fmt: skip

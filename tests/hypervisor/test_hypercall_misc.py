@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The dispatcher, multicall, xen_version, console_io, vm_assist, physdev_op, grant_table_op."""
+"""The dispatcher, multicall, xen_version, console_io, vm_assist, physdev_op."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 from small_domain import LAST_SCRATCH, NOT_MAPPED, READ_ONLY, STACK, SmallDomain
 
 from pyxen.abi import arch_x86_64 as arch
-from pyxen.abi import grant_table as gnttab
 from pyxen.abi import physdev, sched, xen
 from pyxen.abi import version as abi
-from pyxen.abi.errno import E2BIG, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import E2BIG, EFAULT, EINVAL, ENOSYS, EPERM
 from pyxen.errors import XenError
 from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.instruments import Instrument
@@ -269,76 +268,3 @@ def test_physdev_op(guest: SmallDomain) -> None:
         place = guest.put_struct(physdev.PHYSDEV_SET_IOBITMAP, guest.address(7), ports)
         assert guest.call(call, physdev.PHYSDEVOP_set_iobitmap, place) == result
     assert guest.call(call, 9999, 0) == -ENOSYS
-
-
-class TestGrantTable:
-    CALL = xen.HYPERVISOR_grant_table_op
-
-    def setup(self, guest: SmallDomain, domid: int, frames: int, frame_list: int) -> int:
-        """The status."""
-        place = guest.put_struct(gnttab.GNTTAB_SETUP_TABLE, domid, frames, 99, frame_list)
-        assert guest.call(self.CALL, gnttab.GNTTABOP_setup_table, place, 1) == 0
-        return int(guest.read_struct(gnttab.GNTTAB_SETUP_TABLE, place)[2])
-
-    def test_setup_table(self, guest: SmallDomain) -> None:
-        place = guest.address(7)
-        assert self.setup(guest, xen.DOMID_SELF, 3, place) == gnttab.GNTST_okay
-        mfns = struct.unpack("<3Q", guest.read(place, 24))
-        assert list(mfns) == guest.domain.grants.mfns
-        assert all(guest.memory.is_owned(mfn) for mfn in mfns)
-        assert not any(guest.memory.is_domains(mfn) for mfn in mfns)
-        assert self.setup(guest, guest.domain.domid, 1, place) == gnttab.GNTST_okay
-        assert len(guest.domain.grants.mfns) == 3  # it does not shrink
-
-    def test_setup_table_refused(self, guest: SmallDomain) -> None:
-        place = guest.address(7)
-        for domid, frames, frame_list, status in (
-            (xen.DOMID_SELF, 65, place, gnttab.GNTST_general_error),
-            (xen.DOMID_SELF, 0xFFFFFFFF, place, gnttab.GNTST_general_error),
-            (0, 1, place, gnttab.GNTST_permission_denied),
-            (9, 1, place, gnttab.GNTST_bad_domain),
-            (xen.DOMID_SELF, 1, NOT_MAPPED, gnttab.GNTST_bad_virt_addr),
-        ):
-            assert self.setup(guest, domid, frames, frame_list) == status
-        assert len(guest.domain.grants.mfns) == 1
-
-    def test_query_size(self, guest: SmallDomain) -> None:
-        layout = gnttab.GNTTAB_QUERY_SIZE
-        for domid, expected in (
-            (xen.DOMID_SELF, (xen.DOMID_SELF, 1, 64, gnttab.GNTST_okay)),
-            (0, (0, 7, 7, gnttab.GNTST_permission_denied)),
-            (9, (9, 7, 7, gnttab.GNTST_bad_domain)),
-        ):
-            place = guest.put_struct(layout, domid, 7, 7, 99)
-            assert guest.call(self.CALL, gnttab.GNTTABOP_query_size, place, 1) == 0
-            assert guest.read_struct(layout, place) == expected
-
-    @pytest.mark.parametrize("command", [gnttab.GNTTABOP_setup_table, gnttab.GNTTABOP_query_size])
-    @pytest.mark.parametrize("count", [0, 2, 0xFFFFFFFF])
-    def test_one_structure_only(self, guest: SmallDomain, command: int, count: int) -> None:
-        assert guest.call(self.CALL, command, guest.address(6), count) == -EINVAL
-
-    def test_versions(self, guest: SmallDomain) -> None:
-        get, layout = gnttab.GNTTABOP_get_version, gnttab.GNTTAB_GET_VERSION
-        place = guest.put_struct(layout, xen.DOMID_SELF, 0, 99)
-        assert guest.call(self.CALL, get, place, 1) == 0
-        assert guest.read_struct(layout, place)[2] == 1
-        for domid, error in ((0, EPERM), (9, ESRCH)):
-            place = guest.put_struct(layout, domid, 0, 99)
-            assert guest.call(self.CALL, get, place, 1) == -error
-
-    @pytest.mark.parametrize(
-        ("version", "result"), [(1, 0), (2, -ENOSYS), (0, -EINVAL), (3, -EINVAL)]
-    )
-    def test_set_version_tells_the_version_in_any_case(
-        self, guest: SmallDomain, version: int, result: int
-    ) -> None:
-        layout = gnttab.GNTTAB_SET_VERSION
-        place = guest.put_struct(layout, version)
-        assert guest.call(self.CALL, gnttab.GNTTABOP_set_version, place, 1) == result
-        assert guest.read_struct(layout, place) == (1,)
-
-    def test_commands(self, guest: SmallDomain) -> None:
-        assert guest.call(self.CALL, 99, 0, 1) == -ENOSYS
-        assert guest.call(self.CALL, 1 << 12, 0, 1) == -EINVAL
-        assert guest.call(self.CALL, 99, 0, 1 << 31) == -EINVAL

@@ -27,7 +27,7 @@ from pyxen.hypervisor.cpuid import CpuidPolicy
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.descriptor_tables import release_gdt, release_ldt_pages
 from pyxen.hypervisor.events import DEFAULT_MAX_EVENT_CHANNELS, EventChannels
-from pyxen.hypervisor.grants import GrantTable
+from pyxen.hypervisor.grants import GrantLimits, GrantTable
 from pyxen.hypervisor.hypercall_page import HYPERCALL_PAGE
 from pyxen.hypervisor.instruments import Counters, Instrument, Statistics
 from pyxen.hypervisor.memory import Memory
@@ -68,6 +68,7 @@ class Domain:
         domid: int = 1,
         max_event_channels: int = DEFAULT_MAX_EVENT_CHANNELS,
         console_output: Callable[[bytes], None] = lambda data: None,
+        grant_limits: GrantLimits | None = None,
     ) -> None:
         self.engine = engine
         self.domid = domid
@@ -89,7 +90,7 @@ class Domain:
         for slot in range(XEN_LEGACY_MAX_VCPUS):
             self.memory.bytes[shared_info + slot * VCPU_INFO.size + MASK] = 1
         self.events = EventChannels(self, max_event_channels)
-        self.grants = GrantTable(self.memory)
+        self.grants = GrantTable(self.memory, self.pagetables, domid, grant_limits or GrantLimits())
         self.timers = Timers(self)
         self.scheduler = Scheduler(self)
         self.dispatcher: Dispatcher
@@ -315,6 +316,7 @@ class Domain:
 
     def close(self) -> None:
         """Free what the domain holds. It cannot be used afterwards."""
+        self.grants.release_all()
         self._relinquish()
 
     def audit(self) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 
 from pyxen import engine as engines
 from pyxen.abi.errno import ERRNO_NAMES
+from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
 from pyxen.backends.console import ConsoleBackend, Scrollback
 from pyxen.builder.image import KernelImage, load_kernel
 from pyxen.builder.pv import build_pv
@@ -32,8 +33,9 @@ from pyxen.hypervisor.crash_report import describe_crash
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.events import BACK_END_DOMAIN
 from pyxen.hypervisor.features import FEATURES
+from pyxen.hypervisor.grant_access import GrantAccess
 from pyxen.hypervisor.instruments import Instrument, Statistics
-from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
+from pyxen.hypervisor.page_flags import PAGE_SHIFT
 
 log = logging.getLogger("pyxen")
 
@@ -157,9 +159,12 @@ def build_domain(
         store_port=_NO_STORE,
         offered_features=FEATURES,
     )
-    page = start.console_mfn * PAGE_SIZE
+    # The tools grant these pages to domain 0 in the guest's place.
+    domain.grants.seed(GNTTAB_RESERVED_CONSOLE, start.console_mfn)
+    domain.grants.seed(GNTTAB_RESERVED_XENSTORE, start.store_mfn)
+    grants = GrantAccess(domain.grants, domain.engine.invalidate_code)
     port = domain.events.bind_back_end(console_port)
-    ring = ConsoleBackend(domain.memory.bytes[page : page + PAGE_SIZE], port.send, output)
+    ring = ConsoleBackend(grants.map(GNTTAB_RESERVED_CONSOLE).page, port.send, output)
     port.listen(ring.on_event)
     try:
         domain.start(start.entry, start.stack_pointer, start.start_info_address, start.l4_mfn)
