@@ -85,8 +85,8 @@ class PortOperations(Protocol):
 
     def is_masked(self, number: int) -> bool: ...
 
-    def is_busy(self, number: int) -> bool:
-        """Whether a closed port cannot be used again yet."""
+    def find_free(self) -> int:
+        """The lowest closed port that can be bound, or the first that has not been made yet."""
 
     def set_priority(self, number: int, priority: int) -> None:
         """Raises ENOSYS where there are no priorities, EINVAL."""
@@ -125,19 +125,12 @@ class EventChannels:
 
     def _find_free(self) -> int:
         """The lowest port that can be bound; makes new ones if need be. Raises ENOSPC."""
-        number = 0
-        while True:
-            number = self.ports.state.find(CLOSED, number)
-            if number < 0:
-                number = len(self.ports)
-            if number > self._max_port or number >= self.operations.max_ports:
-                raise XenError(ENOSPC)
-            if number == len(self.ports):
-                self.ports.grow()
-                return number
-            if not self.operations.is_busy(number):
-                return number
-            number += 1
+        number = self.operations.find_free()
+        if number > self._max_port or number >= self.operations.max_ports:
+            raise XenError(ENOSPC)
+        if number == len(self.ports):
+            self.ports.grow()
+        return number
 
     def _bind(self, number: int, state: int, vcpu: int = 0) -> None:
         self.ports.state[number] = state

@@ -77,8 +77,8 @@ class TwoLevel:
     def is_masked(self, number: int) -> bool:
         return bool(self._words[self._mask + (number >> 6)] >> (number & 63) & 1)
 
-    def is_busy(self, number: int) -> bool:
-        return False
+    def find_free(self) -> int:
+        return self._ports.find_closed()
 
     def set_priority(self, number: int, priority: int) -> None:
         raise XenError(ENOSYS)

@@ -63,6 +63,10 @@ _LINKED: Final = 1 << EVTCHN_FIFO_LINKED
 _ALL: Final = 0xFFFFFFFF
 _NOT_LINK: Final = _ALL & ~(1 << EVTCHN_FIFO_BUSY | EVTCHN_FIFO_LINK_MASK)
 
+_FLAGS_BYTE: Final = 3
+"""The highest byte of a word: it has the flags."""
+_IS_LINKED: Final = bytes(flags >> EVTCHN_FIFO_LINKED - 24 & 1 for flags in range(256))
+
 _READY: Final = EVTCHN_FIFO_CONTROL_BLOCK.offsets["ready"] // 4
 _HEAD: Final = EVTCHN_FIFO_CONTROL_BLOCK.offsets["head"] // 4
 _NO_WORD: Final = -1
@@ -82,7 +86,8 @@ class Fifo:
     def __init__(self, domain: Domain, ports: Ports) -> None:
         self._domain = domain
         self._ports = ports
-        self._words = domain.memory.bytes.cast("I")
+        self._bytes = domain.memory.bytes
+        self._words = self._bytes.cast("I")
         vcpus = len(domain.vcpus)
         self.pages = array("Q")
         self.blocks = array("Q", bytes(8 * vcpus))
@@ -176,9 +181,20 @@ class Fifo:
         position = self._position(number)
         return position == _NO_WORD or bool(self._words[position] & _MASKED)
 
-    def is_busy(self, number: int) -> bool:
-        position = self._position(number)
-        return position != _NO_WORD and bool(self._words[position] & _LINKED)
+    def find_free(self) -> int:
+        """A port that is LINKED is not free. A page at a time: the guest may have linked all."""
+        lowest = self._ports.find_closed()
+        for page in range(lowest // WORDS_PER_PAGE, len(self.pages)):
+            first = page * WORDS_PER_PAGE
+            states = self._ports.state[first : first + WORDS_PER_PAGE]
+            size = len(states)
+            start = self.pages[page] * PAGE_SIZE + _FLAGS_BYTE
+            linked = bytes(self._bytes[start : start + 4 * size : 4]).translate(_IS_LINKED)
+            taken = int.from_bytes(states, "little") | int.from_bytes(linked, "little")
+            number = taken.to_bytes(size, "little").find(0)
+            if number >= 0:
+                return first + number
+        return self._ports.find_closed(max(lowest, len(self.pages) * WORDS_PER_PAGE))
 
     def set_priority(self, number: int, priority: int) -> None:
         if priority > EVTCHN_FIFO_PRIORITY_MIN:

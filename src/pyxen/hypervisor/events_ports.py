@@ -55,6 +55,11 @@ class Ports:
         for small in (self.virq, self.priority, self.last_priority, self.missed, self.state):
             small.extend(bytes(GROUP))
 
+    def find_closed(self, first: int = 0) -> int:
+        """The lowest closed port from ``first`` on; the first that has not been made, if none."""
+        number = self.state.find(CLOSED, first)
+        return number if number >= 0 else len(self.state)
+
     def is_usable(self, number: int) -> bool:
         """Whether the port exists and is bound, or waits for the other end."""
         return number < len(self.state) and CLOSED != self.state[number] != RESERVED
