@@ -290,6 +290,40 @@ def test_cpus_keep_their_registers_apart() -> None:
     assert [cpu.registers.rbx for cpu in engine.cpus] == [4, 3]
 
 
+def test_cpus_with_other_page_tables_see_other_memory() -> None:
+    """Translations are kept from one CPU to the next only if both use the same tables."""
+    engine, _ = make_machine(vcpus=3)
+    words = engine.memory.words
+    l4, l3, l2 = 0x1000, 0x2000, 0x3000
+    for place in (l4, l3, l2):  # the same tables once more
+        words[place + 0x10000 >> 3 : place + 0x11000 >> 3] = words[place >> 3 : place + 0x1000 >> 3]
+    words[l4 + 0x10000 >> 3] += 0x10000
+    words[l3 + 0x10000 >> 3] += 0x10000
+    elsewhere = USER_CODE + 0x200000
+    words[(l2 + 0x10000 >> 3) + (USER_CODE >> 21)] += 0x200000
+    engine.cpus[1].load_kernel_page_table(l4 + 0x10000)
+    engine.cpus[2].load_user_page_table(l4 + 0x10000)
+    words[USER_CODE + 0x1000 >> 3] = 0x1111
+    words[elsewhere + 0x1000 >> 3] = 0x2222
+    kernel = f"mov {USER_CODE + 0x1000:#x}, %rbx\n {STOP} jmp {CODE:#x}\n"
+    user = f"mov {USER_CODE + 0x1000:#x}, %rcx\n syscall\n jmp {USER_CODE:#x}\n"
+    load(engine, kernel)
+    load(engine, user, USER_CODE)
+    code = engine.memory.bytes[USER_CODE : USER_CODE + 64]
+    engine.memory.bytes[elsewhere : elsewhere + 64] = code
+    for _ in range(3):
+        for cpu in engine.cpus:
+            cpu.enter_kernel(0xE033, 0xE02B)
+            cpu.registers.rip = CODE
+            engine.run(cpu)
+        for cpu in engine.cpus:
+            cpu.enter_user(0x33, 0x2B, long_mode=True)
+            cpu.registers.rip = USER_CODE
+            engine.run(cpu)
+        assert [cpu.registers.rbx for cpu in engine.cpus] == [0x1111, 0x2222, 0x1111]
+        assert [cpu.registers.rcx for cpu in engine.cpus] == [0x1111, 0x1111, 0x2222]
+
+
 def test_code_changed_from_outside_is_translated_again() -> None:
     engine, _ = make_machine()
     load(engine, "mov $1, %ebx\n" + STOP)

@@ -161,12 +161,19 @@ class EmulatorEngine:
         old.storage.copy_from(self._state)
         old.adopt(old.storage)
         self._adopt(cpu)
+        # The translations are those of the page tables of ``old``.
+        sets = 0
+        if cpu.kernel_page_table != old.kernel_page_table:
+            sets |= KERNEL_TLB
+        if cpu.user_page_table != old.user_page_table:
+            sets |= USER_TLB
+        if sets:
+            self.flush_set(cpu.index, sets)
 
     def _adopt(self, cpu: EmulatedCpu) -> None:
         self._state.copy_from(cpu.storage)
         cpu.adopt(self._state)
         self._current = cpu
-        self.flush_tlb()
 
     def _describe(self, error: int) -> str:
         import unicorn
