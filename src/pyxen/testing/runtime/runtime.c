@@ -8,6 +8,7 @@
 #define LEVEL_SHIFT(level) (12 + 9 * ((level) - 1))
 #define ENTRY_INDEX(address, level) ((address) >> LEVEL_SHIFT(level) & 511)
 #define CPU_FLAGS 0x202ul
+#define MAX_VCPUS 32 /* that have a vcpu_info in the shared info page */
 
 start_info_t *start_info;
 shared_info_t *shared_info;
@@ -28,6 +29,7 @@ static uint8_t shared_info_page[PAGE_SIZE] __attribute__((aligned(4096)));
 static uint8_t trap_stack[16384] __attribute__((aligned(16)));
 static unsigned long next_page, end_of_pages, next_unmapped;
 static unsigned int checks, failures;
+static uint8_t *stacks[MAX_VCPUS];
 
 /* Memory */
 
@@ -289,9 +291,18 @@ long set_trap_table(void)
     return hypercall(set_trap_table, table);
 }
 
-static void take_events(void)
+/* On whose stack a frame lies. */
+static unsigned int vcpu_of(const struct trap_frame *frame)
 {
-    vcpu_info_t *info = vcpu_info(0);
+    for (unsigned int vcpu = 1; vcpu < MAX_VCPUS; vcpu++)
+        if ((uint8_t *)frame >= stacks[vcpu] && (uint8_t *)frame < stacks[vcpu] + PAGE_SIZE)
+            return vcpu;
+    return 0;
+}
+
+static void take_events(unsigned int vcpu)
+{
+    vcpu_info_t *info = vcpu_info(vcpu);
     volatile unsigned long *selector = &info->evtchn_pending_sel;
 
     *(volatile uint8_t *)&info->evtchn_upcall_pending = 0;
@@ -315,13 +326,14 @@ static void take_events(void)
 void runtime_trap(struct trap_frame *frame);
 void runtime_trap(struct trap_frame *frame)
 {
-    unsigned long cr2 = vcpu_info(0)->arch.cr2;
+    unsigned int vcpu = vcpu_of(frame);
+    unsigned long cr2 = vcpu_info(vcpu)->arch.cr2;
 
     trap_counts[frame->vector]++;
     if (trap_hook && trap_hook(frame))
         return;
     if (frame->vector == TRAP_EVENT) {
-        take_events();
+        take_events(vcpu);
         return;
     }
     last_trap = *frame;
@@ -437,6 +449,9 @@ void prepare_vcpu(vcpu_guest_context_t *context, void (*code)(void), void *stack
         context->trap_ctxt[vector].cs = FLAT_KERNEL_CS;
         context->trap_ctxt[vector].address = (unsigned long)trap_entries[vector];
     }
+    context->event_callback_eip = (unsigned long)event_entry;
+    context->failsafe_callback_eip = (unsigned long)failsafe_entry;
+    context->syscall_callback_eip = (unsigned long)syscall_entry;
     context->kernel_ss = FLAT_KERNEL_SS;
     context->kernel_sp = (unsigned long)stack_end;
     context->ctrlreg[3] = xen_pfn_to_cr3(virt_to_mfn((void *)start_info->pt_base));
@@ -449,6 +464,7 @@ long start_vcpu(unsigned int vcpu, void (*code)(void))
     long error;
 
     prepare_vcpu(&context, code, stack + PAGE_SIZE);
+    stacks[vcpu] = stack;
     error = hypercall(vcpu_op, VCPUOP_initialise, vcpu, &context);
     return error ? error : hypercall(vcpu_op, VCPUOP_up, vcpu, NULL);
 }

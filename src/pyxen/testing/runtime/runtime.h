@@ -239,7 +239,7 @@ static inline unsigned long user_syscall(unsigned long number)
 
 /* A context with which `code` runs on its own stack, and VCPUOP_initialise takes it. */
 void prepare_vcpu(vcpu_guest_context_t *context, void (*code)(void), void *stack_end);
-/* Initialise and start a vCPU: 0 or the error. */
+/* Initialise and start a vCPU below 32: 0 or the error. */
 long start_vcpu(unsigned int vcpu, void (*code)(void));
 void vcpu_entry(void);
 void vcpu_down(void) __attribute__((noreturn));
