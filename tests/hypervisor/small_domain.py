@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from pyxen.engine.protocol import Engine
 from pyxen.hypervisor import clock, guest_access
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, ENTRIES, PAGE_SIZE, PRESENT, RW
@@ -80,9 +81,20 @@ class HostTime:
 class SmallDomain:
     """See the module. ``host`` is its clock; ``output`` what it wrote to Xen's console."""
 
-    def __init__(self, host: HostTime | None, vcpus: int = 1, **options: Any) -> None:
+    engine: FakeEngine
+
+    def __init__(
+        self,
+        host: HostTime | None,
+        vcpus: int = 1,
+        *,
+        engine: Engine | None = None,
+        **options: Any,
+    ) -> None:
         self.host = host
-        self.engine = FakeEngine(MAX_PAGES, vcpus, read_tsc=host.read_tsc if host else None)
+        self.engine = engine or FakeEngine(  # type: ignore[assignment]
+            MAX_PAGES, vcpus, read_tsc=host.read_tsc if host else None
+        )
         self.output: list[bytes] = []
         self.domain = Domain(self.engine, PAGES, console_output=self.output.append, **options)
         self.memory = self.domain.memory
