@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pyxen.abi.errno import EINVAL, EPERM
 from pyxen.errors import XenError
 from pyxen.hypervisor.memory import Memory
-from pyxen.hypervisor.page_flags import ACCESSED, ENTRIES, FRAME, PAGE_SIZE, PRESENT, PSE, RW, USER
-from pyxen.hypervisor.page_types import WRITABLE
+from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SIZE, PRESENT, PSE, RW
 from pyxen.hypervisor.pagetables import PageTables
 from pyxen.testing import FakeEngine
 
@@ -194,109 +189,3 @@ def test_find_l1_entry(machine: Machine) -> None:
     assert machine.tables.find_l1_entry(1 << 50, address) == 0
     machine.put(2, 7, machine.entry(3, TABLE | PSE))
     assert machine.tables.find_l1_entry(table, address) == 0
-
-
-class Tables(RuleBasedStateMachine):
-    """Random work on tables. After each step all types and counts are computed anew, from the
-    pins, the bases and the entries alone; and what was refused must have changed nothing."""
-
-    frames = st.integers(0, POOL - 1)
-    levels = st.integers(1, 4)
-    slots = st.sampled_from([0, 1, 255, 256, 271, 272, 511])
-    flags = st.sampled_from([TABLE, TABLE, TABLE, PRESENT, 0, TABLE | PSE])
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.machine = Machine()
-        self.pins: dict[int, int] = {}
-        self.bases: list[int] = []
-
-    def teardown(self) -> None:
-        for frame in list(self.pins):
-            self.machine.tables.unpin(self.machine.mfn(frame))
-        for frame in self.bases:
-            self.machine.tables.put_page_and_type(self.machine.mfn(frame))
-        first = self.machine.memory.ram_mfn
-        assert not any(self.machine.tables.type_counts[first:])
-        assert not any(self.machine.tables.types[first:])
-        self.machine.close()
-
-    @contextmanager
-    def trying(self) -> Iterator[None]:
-        before = self.machine.snapshot()
-        try:
-            yield
-        except XenError:
-            assert self.machine.snapshot() == before
-
-    @rule(frame=frames, level=levels)
-    def pin(self, frame: int, level: int) -> None:
-        with self.trying():
-            self.machine.tables.pin(self.machine.mfn(frame), level)
-            assert frame not in self.pins
-            self.pins[frame] = level
-
-    @rule(frame=frames)
-    def unpin(self, frame: int) -> None:
-        with self.trying():
-            self.machine.tables.unpin(self.machine.mfn(frame))
-            del self.pins[frame]
-
-    @rule(frame=frames, slot=slots, child=frames, flags=flags)
-    def update(self, frame: int, slot: int, child: int, flags: int) -> None:
-        with self.trying():
-            self.machine.update(frame, slot, self.machine.entry(child, flags))
-            written = self.machine.words(frame)[slot]
-            assert (written ^ self.machine.entry(child, flags)) & ~(USER | ACCESSED) == 0
-
-    @rule(frame=frames, slot=slots, mfn=st.sampled_from([0, 1, 2, 1 << 30]))
-    def update_with_foreign_frame(self, frame: int, slot: int, mfn: int) -> None:
-        with self.trying():
-            self.machine.update(frame, slot, mfn << 12 | TABLE)
-
-    @rule(frame=frames)
-    def use_as_base(self, frame: int) -> None:
-        with self.trying():
-            self.machine.tables.get_page_and_type(self.machine.mfn(frame), 4)
-            self.bases.append(frame)
-
-    @rule(data=st.data())
-    def leave_base(self, data: st.DataObject) -> None:
-        if self.bases:
-            frame = self.bases.pop(data.draw(st.integers(0, len(self.bases) - 1)))
-            self.machine.tables.put_page_and_type(self.machine.mfn(frame))
-
-    @invariant()
-    def counts_are_those_of_the_tables(self) -> None:
-        """A naive count of all uses, from the pins, the bases and the entries."""
-        machine = self.machine
-        refs: Counter[int] = Counter(range(POOL))
-        types: Counter[tuple[int, int]] = Counter()
-        uses = [*self.pins.items(), *((frame, 4) for frame in self.bases)]
-        while uses:
-            frame, level = uses.pop()
-            refs[frame] += 1
-            types[frame, level] += 1
-            if types[frame, level] > 1:
-                continue
-            for index, entry in enumerate(machine.words(frame)):
-                if not entry & PRESENT or (level == 4 and index in XEN_SLOTS):
-                    continue
-                child = ((entry & FRAME) >> 12) - machine.memory.ram_mfn
-                if level > 1 and child != frame:
-                    linear = machine.state(child)[0] == level
-                    uses.append((child, level if linear else level - 1))
-                elif level == 1 and child >= 0:
-                    refs[child] += 1
-                    if entry & RW:
-                        types[child, WRITABLE] += 1
-        for frame in range(POOL):
-            mfn = machine.mfn(frame)
-            assert machine.tables.refs[mfn] == refs[frame]
-            kind, count = machine.state(frame)
-            expected = {of: n for (which, of), n in types.items() if which == frame}
-            assert expected == ({kind: count} if count else {})
-
-
-TestTables = Tables.TestCase
-TestTables.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
