@@ -20,9 +20,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow]
 EVERY = 20_000
 """Hypercalls between two audits."""
 LIMIT = 120.0
-WORK = (
-    "for i in 1 2 3; do (ls -R /proc/self /sys/module >/dev/null; cat /proc/$$/maps | wc -l); done"
-)
+WORK = "for i in 1 2 3; do ls -R /proc/self /sys/module >/dev/null; cat /proc/$$/maps; done"
 
 
 class Audits(Instrument):
