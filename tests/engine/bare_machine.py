@@ -65,13 +65,6 @@ class RecordingHandler:
         cpu.registers.rax = 0x11
         cpu.registers.rbx = cpu.registers.rcx = cpu.registers.rdx = 0x22
 
-    def port_in(self, cpu: Cpu, port: int, size: int) -> int:
-        self.traps.append(("in", port, size))
-        return (1 << 8 * size) - 1
-
-    def port_out(self, cpu: Cpu, port: int, size: int, value: int) -> None:
-        self.traps.append(("out", port, size, value))
-
 
 def make_machine(vcpus: int = 1) -> tuple[EmulatorEngine, RecordingHandler]:
     """An engine with 8 MiB of RAM, all mapped one to one for kernel and user."""

@@ -109,22 +109,91 @@ def test_exception_says_whether_software_raised_it(
     assert engine.cpus[0].registers.rip == CODE + length
 
 
-def test_cpuid_and_ports_reach_the_handler() -> None:
+def test_cpuid_reaches_the_handler() -> None:
     engine, handler = make_machine()
-    load(
-        engine,
-        "mov $1, %eax\n cpuid\n mov %eax, %esi\n xor %eax, %eax\n in $0x64, %al\n mov %eax, %edi\n"
-        "mov $0x80, %dx\n out %ax, %dx\n" + STOP,
-    )
+    load(engine, "mov $1, %eax\n cpuid\n mov %eax, %esi\n" + STOP)
     engine.run(engine.cpus[0])
     registers = engine.cpus[0].registers
-    assert (registers.rsi, registers.rdi, registers.rbx) == (0x11, 0xFF, 0x22)
-    assert handler.traps == [
-        ("cpuid", 1),
-        ("in", 0x64, 1),
-        ("out", 0x80, 2, 0xFF),
-        ("hypercall", 0),
-    ]
+    assert (registers.rsi, registers.rbx) == (0x11, 0x22)
+    assert handler.traps == [("cpuid", 1), ("hypercall", 0)]
+
+
+@pytest.mark.parametrize("user", [False, True])
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "in $0x64, %al",
+        "in $0x64, %ax",
+        "in (%dx), %eax",
+        "out %al, $0x80",
+        "out %ax, (%dx)",
+        "out %eax, (%dx)",
+        "insb",
+        "insw",
+        "insl",
+        "outsb",
+        "outsw",
+        "outsl",
+        "rep insb",
+        "rep outsl",
+    ],
+)
+def test_ports_fault_with_all_registers_as_they_were(instruction: str, user: bool) -> None:
+    engine, handler = make_machine()
+    cpu = engine.cpus[0]
+    place = USER_CODE if user else CODE
+    load(engine, f"add $1, %rbx\n {instruction}\n", place)
+    if user:
+        cpu.enter_user(0x33, 0x2B, long_mode=True)
+    registers = cpu.registers
+    registers.rip = place
+    registers.rdi = registers.rsi = USER_CODE + 0x1000
+    registers.rax, registers.rbx, registers.rcx, registers.rdx = 5, (1 << 64) - 1, 3, 0x60
+    engine.run(cpu)
+    assert handler.traps == [("exception", 13, 0, False)]
+    assert registers.rip == place + 4
+    assert (registers.rax, registers.rbx, registers.rcx, registers.rdx) == (5, 0, 3, 0x60)
+    assert registers.rdi == registers.rsi == USER_CODE + 0x1000
+    assert registers.rflags & 0x41 == 0x41  # zero and carry, of the addition
+
+
+@pytest.mark.parametrize("user", [False, True])
+def test_empty_ports_read_ones_and_ignore_writes(user: bool) -> None:
+    engine, handler = make_machine(vcpus=2)
+    source = f"""
+        in $0x64, %al
+        in (%dx), %ax
+        mov %eax, %ebx
+        in (%dx), %eax
+        mov $0x60, %dx
+        out %eax, (%dx)
+        mov $3, %ecx
+        mov ${USER_CODE + 0x1000}, %edi
+        mov %edi, %esi
+        rep insl
+        outsb
+        mov %rax, %rbp
+        xor %eax, %eax
+        syscall
+    """
+    for cpu in engine.cpus:
+        place = USER_CODE if user else CODE
+        load(engine, source, place)
+        if user:
+            cpu.enter_user(0x33, 0x2B, long_mode=True)
+        cpu.registers.rip = place
+        cpu.registers.rax = 1 << 63
+    first, second = engine.cpus
+    first.set_empty_ports(not user, user)
+    second.set_empty_ports(user, not user)
+    engine.run(first)
+    assert handler.traps == [("system_call" if user else "hypercall", 0)]
+    assert (first.registers.rbx, first.registers.rbp) == (0xFFFF, 0xFFFFFFFF)
+    words = engine.memory.words
+    start = USER_CODE + 0x1000 >> 3
+    assert [words[start], words[start + 1]] == [(1 << 64) - 1, 0xFFFFFFFF]
+    engine.run(second)
+    assert handler.traps[1:] == [("exception", 13, 0, False)]
 
 
 def test_kernel_and_user_have_page_tables_and_gs_bases_of_their_own() -> None:
@@ -332,6 +401,45 @@ def test_code_changed_from_outside_is_translated_again() -> None:
     engine.cpus[0].registers.rip = CODE
     engine.run(engine.cpus[0])
     assert engine.cpus[0].registers.rbx == 2
+
+
+def test_frames_that_hold_translated_code_are_known() -> None:
+    engine, _ = make_machine()
+    other, _ = make_machine()
+    cpu = engine.cpus[0]
+    frames = engine.memory.code_frames
+    mfn = CODE >> 12
+    assert not any(frames)
+    load(engine, "mov $1, %ebx\n" + STOP)
+    engine.run(cpu)
+    assert [number for number, flag in enumerate(frames) if flag] == [mfn]
+    assert not any(other.memory.code_frames)
+    # Only a part of the frame is named, but nothing of it is left.
+    engine.memory.bytes[CODE + 1] = 2
+    engine.invalidate_code(CODE + 0x800, 1)
+    assert not frames[mfn]
+    for value in (2, 3):
+        cpu.registers.rip = CODE
+        engine.run(cpu)
+        assert cpu.registers.rbx == value
+        assert frames[mfn]
+        engine.memory.bytes[CODE + 1] = 3
+        engine.invalidate_code(CODE, 1)
+
+
+def test_code_that_spans_two_frames_marks_both() -> None:
+    engine, _ = make_machine()
+    place = CODE + 0xFFD
+    load(engine, "mov $1, %ebx\n" + STOP, place)
+    engine.cpus[0].registers.rip = place
+    engine.run(engine.cpus[0])
+    frames = engine.memory.code_frames
+    assert [number for number, flag in enumerate(frames) if flag] == [CODE >> 12, (CODE >> 12) + 1]
+    engine.memory.bytes[place + 4] = 0x40  # in the second frame
+    engine.invalidate_code(place + 4, 1)
+    engine.cpus[0].registers.rip = place
+    engine.run(engine.cpus[0])
+    assert engine.cpus[0].registers.rbx == 0x40000001
 
 
 def test_kick_before_run_is_kept() -> None:

@@ -10,7 +10,7 @@ import pytest
 from bare_machine import CODE, DATA, STACK, USER_CODE, RecordingHandler, load, make_machine
 
 from pyxen.engine.emulator.engine import EmulatorEngine
-from pyxen.engine.emulator.library import NULL_STACK_SEGMENT
+from pyxen.engine.emulator.machine_code import NULL_STACK_SEGMENT
 from pyxen.engine.protocol import Cpu
 from pyxen.engine.registers import CS, DS, FS, SS
 

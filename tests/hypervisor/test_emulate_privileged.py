@@ -35,6 +35,7 @@ class FakeVcpu:
         values = dict.fromkeys([*GENERAL, "fs_base", "gs_base"], 0)
         self.registers: Any = SimpleNamespace(**values | {"rip": RIP, "rflags": 2} | registers)
         self.kernel_mode = kernel_mode
+        self.code_bits = 64
         self.iopl = iopl
         self.cr = {0: CR0, 2: 0x1234, 3: 0x5000, 4: guest_cr4(0)}
         self.dr = dict.fromkeys(range(8), 0)
@@ -323,9 +324,25 @@ REFUSED = {
     "iretq": "48cf",
     "mov ds,eax": "8ed8",
     "mov rax,[rax]": "488b00",
-    "a32 insb": "676c",
     "ud2": "0f0b",
 }
+
+
+def test_string_with_32_bit_addresses() -> None:
+    vcpu = FakeVcpu(rdi=0x1_0000_0FFF, rcx=0x1_0000_0002, rdx=0x60)
+    assert emulate(vcpu, "67f36c")
+    assert list(vcpu.memory) == [0xFFF, 0x1000]
+    assert (vcpu.registers.rdi, vcpu.registers.rcx) == (0x1001, 0)
+
+
+def test_32_bit_code() -> None:
+    vcpu = FakeVcpu(kernel_mode=False, iopl=3, rsi=0x1_0000_0002, rdx=0x60)
+    vcpu.code_bits = 32
+    assert emulate(vcpu, "6e")
+    assert vcpu.ports == [(0x60, 1, 2)]
+    assert vcpu.registers.rsi == 3
+    # In 64-bit code these bytes are one instruction, "rex in".
+    assert not emulate(vcpu, "40ed")
 
 
 @pytest.mark.parametrize("code", REFUSED.values(), ids=REFUSED.keys())

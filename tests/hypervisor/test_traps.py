@@ -280,12 +280,6 @@ class TestExceptions:
         guest.domain.traps.exception(guest.vcpu.cpu, DEBUG, 0, False)
         assert guest.vcpu.debug_registers[6] == 0xFFFF4FF1
 
-    def test_ports_are_not_there(self, guest: SmallDomain) -> None:
-        traps, cpu = guest.domain.traps, guest.vcpu.cpu
-        assert [traps.port_in(cpu, 0x60, size) for size in (1, 2, 4)] == [0xFF, 0xFFFF, 0xFFFFFFFF]
-        traps.port_out(cpu, 0x80, 1, 0)
-        assert guest.domain.statistics().traps["port_out"][0] == 1
-
     def test_instruments_hear_of_traps(self, guest: SmallDomain) -> None:
         seen: list[str] = []
 

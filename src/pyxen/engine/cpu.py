@@ -62,12 +62,22 @@ class Cpu:
         """Whether the code segment is one of 64-bit code. Guest code may have changed it itself."""
         raise NotImplementedError
 
-    def take_debug_status(self) -> int:
-        """Why #DB was raised: the bits of DR6 that the CPU has set since the last question."""
-        raise NotImplementedError
-
     def set_task_switched(self, value: bool) -> None:
         """CR0.TS: the next FPU instruction faults."""
+        raise NotImplementedError
+
+    def set_empty_ports(self, kernel: bool, user: bool) -> None:
+        """Whether in a mode all ports exist and are empty: IN reads ones, OUT is nothing. Where
+        not, which is so at first, a port instruction is a general protection fault."""
+        raise NotImplementedError
+
+    def set_breakpoints(self, addresses: tuple[int, ...], control: int) -> None:
+        """Debug registers 0 to 3 and 7. I/O breakpoints are the caller's; a breakpoint that is met
+        is an exception 1, behind the instruction for data, before it for execution."""
+        raise NotImplementedError
+
+    def take_debug_status(self) -> int:
+        """After an exception 1: why, in the bits of DR6 (0 to 3: breakpoints, 14: single step)."""
         raise NotImplementedError
 
     def save(self) -> bytes:

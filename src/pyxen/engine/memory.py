@@ -72,6 +72,7 @@ class MachineMemory:
         weakref.finalize(array, _unmap, self.address, self.size)
         self.bytes = memoryview(array).cast("B")
         self.words = self.bytes.cast("Q")
+        self.code_frames = memoryview(bytearray(self.frames))
 
     def close(self) -> None:
         """Give the memory back, which happens when the last view of it is gone."""

@@ -9,7 +9,8 @@ on from the registers as it left them. ``run`` returns after ``kick`` (from any 
 
 A CPU is in one of two modes, *kernel* and *user*. Each has a page table and a GS base of its own,
 and a user-mode access to a page without the user bit faults. The guest kernel runs without
-the privileges of a real kernel: privileged instructions arrive as general protection faults.
+the privileges of a real kernel: privileged instructions, and those that use ports, arrive as
+general protection faults.
 
 ``Cpu`` and ``Registers`` are classes and not protocols, because they are used at every trap:
 compiled, their attributes are C variables. The handler is an object with a method per kind of
@@ -52,12 +53,6 @@ class TrapHandler(Protocol):
     def cpuid(self, cpu: Cpu) -> None:
         """The CPUID instruction; the handler fills rax, rbx, rcx, rdx. ``rip`` stays."""
 
-    def port_in(self, cpu: Cpu, port: int, size: int) -> int:
-        """The value that an IN instruction of ``size`` bytes reads."""
-
-    def port_out(self, cpu: Cpu, port: int, size: int, value: int) -> None:
-        """An OUT instruction."""
-
 
 NEVER: Final = 0xFFFFFFFFFFFFFFFF
 """A deadline that does not come."""
@@ -75,6 +70,9 @@ class MachineMemory(Protocol):
     """Number of frames: RAM ends there."""
     bytes: memoryview
     words: memoryview
+    code_frames: memoryview
+    """A byte for each frame: not 0 while code translated from it may exist. Whoever writes to such
+    a frame from outside calls ``Engine.invalidate_code``."""
 
 
 class Engine(Protocol):
@@ -117,7 +115,7 @@ class Engine(Protocol):
         """Forget the translations of one linear page."""
 
     def invalidate_code(self, address: int, size: int) -> None:
-        """Machine memory was changed from outside: forget code translated from it."""
+        """Machine memory was changed from outside: forget code translated from these frames."""
 
     def read_tsc(self) -> int:
         """The time-stamp counter as RDTSC shows it to the guest."""

@@ -102,6 +102,8 @@ class Domain:
         self.vm_assist = 0
         self.shutdown_code: int | None = None
         self.pause_count = 0
+        self.pirqs: set[int] = set()
+        """Physical interrupt numbers that the guest has asked for; nothing is behind them."""
         self.attention = False
         self._posted: deque[Callable[[], None]] = deque()
         self._start_ns = 0
@@ -129,6 +131,12 @@ class Domain:
         address = mfn * PAGE_SIZE
         self.memory.bytes[address : address + PAGE_SIZE] = HYPERCALL_PAGE
         self.engine.invalidate_code(address, PAGE_SIZE)
+
+    def forget_code(self, mfn: int) -> None:
+        """The frame was written to other than by guest code: what the engine has translated from
+        it is void. Whoever writes to frames that a guest may execute calls this, where
+        ``memory.code_frames[mfn]`` is set."""
+        self.engine.invalidate_code(mfn << PAGE_SHIFT, PAGE_SIZE)
 
     def start(self, entry: int, stack_pointer: int, start_info: int, l4_mfn: int) -> None:
         """Let vCPU 0 begin at ``entry``: the last step of a builder.

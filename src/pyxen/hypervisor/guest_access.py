@@ -104,6 +104,8 @@ def copy_to(vcpu: Vcpu, address: int, data: bytes) -> None:
         part = min(size - done, PAGE_SIZE - (address & 0xFFF))
         machine = _machine(vcpu, address, PRESENT | RW)
         view[machine : machine + part] = data[done : done + part]
+        if vcpu.code_frames[machine >> 12]:
+            vcpu.domain.forget_code(machine >> 12)
         address += part
         done += part
 

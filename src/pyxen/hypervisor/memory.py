@@ -100,6 +100,7 @@ class Memory:
         self.flush_clock = engine.flush_clock
         self.bytes = machine.bytes
         self.words = machine.words
+        self.code_frames = machine.code_frames
         self.frames = machine.frames
         self.ram_mfn = machine.ram_mfn
         self.nr_pages = nr_pages

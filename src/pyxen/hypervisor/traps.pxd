@@ -29,6 +29,7 @@ cdef class Traps:
     cdef object _memory
     cdef unsigned long long[::1] _words
     cdef unsigned char[::1] _bytes
+    cdef unsigned char[::1] _code_frames
     cdef unsigned long long _frame_end
     cdef list _vcpus
     cdef list _instruments

@@ -64,13 +64,12 @@ from pyxen.engine.registers import (
     R11,
     RAX,
     RCX,
-    RFLAGS,
     RIP,
     RSP,
     SS,
 )
 from pyxen.errors import XenError
-from pyxen.hypervisor import guest_access
+from pyxen.hypervisor import debug, guest_access
 from pyxen.hypervisor.cpuid import is_forced_cpuid
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.dispatcher import Dispatcher
@@ -136,8 +135,6 @@ AC: Final = 1 << 18
 _CLEARED_ON_ENTRY: Final = TF | NT | RF | VM | AC
 _MAX_CODE: Final = 15
 
-_DR6_STEP: Final = 1 << 14
-_DR6_DEFAULT: Final = 0xFFFF0FF0
 
 _FRAME_SIZE: Final = 7 * 8
 _FAILSAFE_SIZE: Final = 11 * 8
@@ -174,6 +171,7 @@ class Traps:
         self._memory = domain.memory
         self._words = domain.memory.words
         self._bytes = domain.memory.bytes
+        self._code_frames = domain.memory.code_frames
         self._frame_end = domain.memory.frames * PAGE_SIZE
         self._vcpus = domain.vcpus
         self._instruments = domain.instruments
@@ -278,14 +276,6 @@ class Traps:
         self._domain.vcpus[cpu.index].domain.cpuid_into(cpu.registers)
         self._counters.add_trap("cpuid", perf_counter_ns() - start)
 
-    def port_in(self, cpu: Cpu, port: int, size: int) -> int:
-        """There are no ports: a read gives all ones, as on an empty bus."""
-        self._counters.add_trap("port_in", 0)
-        return (1 << 8 * size) - 1
-
-    def port_out(self, cpu: Cpu, port: int, size: int, value: int) -> None:
-        self._counters.add_trap("port_out", 0)
-
     def _tell(self, vcpu: Vcpu, name: str) -> None:
         for instrument in self._domain.instruments:
             instrument.trap(vcpu, name)
@@ -297,20 +287,10 @@ class Traps:
             # Xen has cleared TS before the guest kernel gets to know.
             vcpu.cpu.set_task_switched(False)
         elif vector == DEBUG:
-            self._add_debug_status(vcpu, vcpu.cpu.take_debug_status())
+            debug.note(vcpu, vcpu.cpu.take_debug_status())
         elif vector in (NO_SEGMENT, STACK_ERROR) and self._far(vcpu):
             return
         self.inject(vcpu, vector, error_code)
-
-    @staticmethod
-    def _add_debug_status(vcpu: Vcpu, bits: int) -> None:
-        vcpu.debug_registers[6] |= bits | _DR6_DEFAULT
-
-    def _finish_emulation(self, vcpu: Vcpu) -> None:
-        """An instruction was emulated: a single step ends behind it, as behind any other."""
-        if vcpu.cpu.registers.words[RFLAGS] & TF:
-            self._add_debug_status(vcpu, _DR6_STEP)
-            self.inject(vcpu, DEBUG, 0)
 
     def _software_interrupt(self, vcpu: Vcpu, vector: int) -> str:
         """``int n``: permitted where the handler's privilege level lets this mode call it.
@@ -410,9 +390,10 @@ class Traps:
                     self._finish_emulation(vcpu)
                     return "privileged_instruction"
             except GuestFault as fault:
-                registers.cr2 = fault.address
-                self.inject(vcpu, PAGE_FAULT, fault.error_code)
-                return "page_fault_user" if vcpu.cpu.user_mode else "page_fault_kernel"
+                if fault.vector == PAGE_FAULT:
+                    registers.cr2 = fault.address
+                self.inject(vcpu, fault.vector, fault.error_code)
+                return VECTOR_NAMES[fault.vector]
         if self._far(vcpu):
             return "far_instruction"
         self.inject(vcpu, GENERAL_PROTECTION, error_code)
@@ -444,6 +425,20 @@ class Traps:
             return "forced_cpuid"
         self.inject(vcpu, INVALID_OPCODE, 0)
         return "invalid_opcode"
+
+    def _finish_emulation(self, vcpu: Vcpu) -> None:
+        """Behind an emulated instruction: RF has done its work, a single step or a breakpoint on
+        a port traps."""
+        registers = vcpu.cpu.registers
+        flags = registers.read_flags()
+        status = self._privileges[vcpu.index].take_port_status()
+        if flags & TF:
+            status |= debug.SINGLE_STEP
+        if flags & RF:
+            registers.write_flags(flags & ~RF)
+        if status:
+            debug.note(vcpu, status)
+            self.inject(vcpu, DEBUG, 0)
 
     # To the guest
 
@@ -498,6 +493,8 @@ class Traps:
         target[frame + 4] = words[SS] & _SELECTOR
         if (stack & _OFFSET) + size > PAGE_SIZE:
             self._copy_frame(vcpu, stack, size)
+        elif self._code_frames[frame >> 9]:
+            self._domain.forget_code(frame >> 9)
         if mask_events:
             self._bytes[vcpu.info + MASK] = 1
         cpu.enter_kernel(FLAT_KERNEL_CS, FLAT_KERNEL_SS)
@@ -563,7 +560,7 @@ class Traps:
             raise DomainCrash("iret to user mode without a user page table")
         cs |= _RPL
         if self._domain.architectural_iopl:
-            vcpu.iopl = (rflags & IOPL) >> 12
+            vcpu.set_iopl((rflags & IOPL) >> 12)
         self._bytes[vcpu.info + MASK] = 0 if rflags & IF else 1
         vcpu.nmi_masked = False
         rflags = rflags & _FLAGS | _ALWAYS

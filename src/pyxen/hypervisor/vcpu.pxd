@@ -6,6 +6,7 @@ from pyxen.engine.cpu cimport Cpu
 cdef class Vcpu:
     cdef public object domain
     cdef public unsigned long long[::1] words
+    cdef public unsigned char[::1] code_frames
     cdef public int index
     cdef public Cpu cpu
     cdef public unsigned long long info
@@ -31,7 +32,10 @@ cdef class Vcpu:
     cdef public unsigned long long kernel_table_mfn
     cdef public unsigned long long user_table_mfn
 
-    cdef public unsigned int iopl
+    cdef public int iopl
+    cdef public bint port_breakpoints
+    cdef public unsigned long long io_bitmap
+    cdef public unsigned int io_bitmap_ports
     cdef public unsigned long long cr4
     cdef public list debug_registers
     cdef public unsigned long long ldt_base

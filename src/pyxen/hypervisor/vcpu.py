@@ -17,7 +17,7 @@ from pyxen.abi.vcpu import (
 from pyxen.abi.xen import VCPU_INFO, VCPU_TIME_INFO
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.emulate.privileged import guest_cr4
+from pyxen.hypervisor.emulate.privileged import CR4_TSD, guest_cr4, iopl_ok
 from pyxen.hypervisor.memory import VCPU_PAGES
 from pyxen.hypervisor.page_flags import PAGE_SHIFT
 from pyxen.hypervisor.page_types import WRITABLE
@@ -62,6 +62,7 @@ class Vcpu:
     def __init__(self, domain: Domain, index: int, cpu: Cpu, info: int) -> None:
         self.domain = domain
         self.words = domain.memory.words
+        self.code_frames = domain.memory.code_frames
         self.index = index
         self.cpu = cpu
         self.info = info
@@ -91,8 +92,11 @@ class Vcpu:
 
         # Virtual registers.
         self.iopl = 0
+        self.port_breakpoints = False
+        self.io_bitmap = 0
+        self.io_bitmap_ports = 0
         self.cr4 = guest_cr4(0)
-        self.debug_registers = [0] * 8
+        self.debug_registers = [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400]
         self.ldt_base = 0
         self.ldt_entries = 0
         self.descriptor_pages = domain.memory.gdt_entries + index * VCPU_PAGES
@@ -108,6 +112,32 @@ class Vcpu:
         self.runstate_area = 0
         self.time_area = 0
         self.areas_late = 0
+
+    def set_iopl(self, value: int) -> None:
+        """The virtual I/O privilege level."""
+        if value != self.iopl:
+            self.iopl = value
+            self.update_ports()
+
+    def update_ports(self) -> None:
+        """Tell the engine for whom port instructions need no trap: who may use all of them, as all
+        are empty. With breakpoints on ports each of them traps."""
+        permitted = [
+            iopl_ok(
+                kernel_mode=kernel_mode,
+                architectural_iopl=self.domain.architectural_iopl,
+                iopl=self.iopl,
+            )
+            and not self.port_breakpoints
+            for kernel_mode in (True, False)
+        ]
+        self.cpu.set_empty_ports(*permitted)
+
+    def load_cr4(self, value: int) -> None:
+        """Write CR4 as the guest does, which has a say in a few bits of it."""
+        self.cr4 = guest_cr4(value)
+        registers = self.cpu.registers
+        registers.cr4 = registers.cr4 & ~CR4_TSD | self.cr4 & CR4_TSD
 
     def held_frames(self) -> Iterator[tuple[int, int]]:
         """The frame of the vcpu_info, where the guest has named one, with its type."""

@@ -33,7 +33,7 @@ from pyxen.abi.errno import EINVAL
 from pyxen.errors import XenError
 from pyxen.hypervisor.addresses import is_guest_address
 from pyxen.hypervisor.descriptor_tables import load_gdt, release_gdt
-from pyxen.hypervisor.emulate.privileged import CR0_TS, guest_cr4
+from pyxen.hypervisor.emulate.privileged import CR0_TS
 from pyxen.hypervisor.hypercalls.debugreg import set_debugreg
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.page_flags import ENTRIES, PAGE_SHIFT, PAGE_SIZE
@@ -155,7 +155,7 @@ def _set_handlers(vcpu: Vcpu, context: _Context) -> None:
 def _set_control(vcpu: Vcpu, context: _Context) -> None:
     control = context.words("ctrlreg")
     vcpu.cpu.set_task_switched(bool(control[0] & CR0_TS))
-    vcpu.cr4 = guest_cr4(control[4])
+    vcpu.load_cr4(control[4])
     vcpu.ldt_entries = context.field("ldt_ents")
     vcpu.ldt_base = context.field("ldt_base") if vcpu.ldt_entries else 0
     vcpu.load_ldt()
@@ -184,6 +184,6 @@ def _set_registers(vcpu: Vcpu, context: _Context) -> None:
     registers.fs_base = context.field("fs_base")
     rflags = context.register("rflags")
     registers.rflags = rflags & _FLAGS | _IF
-    vcpu.iopl = rflags >> 12 & 3
+    vcpu.set_iopl(rflags >> 12 & 3)
     if flags & VGCF_i387_valid:
         cpu.load_fpu(context.fpu())

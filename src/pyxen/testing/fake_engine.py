@@ -52,8 +52,10 @@ class FakeCpu(Cpu):
         self.descriptor_table = (0, 0)
         self.local_descriptor_table = (0, 0)
         self.segments: dict[int, int] = {}
+        self.breakpoints: tuple[tuple[int, ...], int] = ((0, 0, 0, 0), 0)
         self.debug_status = 0
         self.fpu = b""
+        self.empty_ports = (False, False)
         self._engine = engine
         self._steps: Iterator[Step] = iter(())
 
@@ -110,10 +112,6 @@ class FakeCpu(Cpu):
     def in_long_mode(self) -> bool:
         return self.long_mode
 
-    def take_debug_status(self) -> int:
-        status, self.debug_status = self.debug_status, 0
-        return status
-
     @property
     def task_switched(self) -> bool:
         """CR0.TS."""
@@ -121,6 +119,16 @@ class FakeCpu(Cpu):
 
     def set_task_switched(self, value: bool) -> None:
         self.registers.cr0 = self.registers.cr0 & ~_CR0_TS | (_CR0_TS if value else 0)
+
+    def set_empty_ports(self, kernel: bool, user: bool) -> None:
+        self.empty_ports = (kernel, user)
+
+    def set_breakpoints(self, addresses: tuple[int, ...], control: int) -> None:
+        self.breakpoints = (addresses, control)
+
+    def take_debug_status(self) -> int:
+        status, self.debug_status = self.debug_status, 0
+        return status
 
     def save(self) -> bytes:
         state = (
@@ -237,6 +245,8 @@ class FakeEngine:
 
     def invalidate_code(self, address: int, size: int) -> None:
         self.invalidated.append((address, size))
+        first, last = address >> 12, address + size - 1 >> 12
+        self.memory.code_frames[first : last + 1] = bytes(last + 1 - first)
 
     def native_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         return self.cpuid.get((leaf, subleaf), (0, 0, 0, 0))

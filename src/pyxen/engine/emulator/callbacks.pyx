@@ -26,14 +26,6 @@ cdef int on_cpuid(void *uc, void *engine) noexcept with gil:
     return (<EmulatorEngine>engine).on_cpuid()
 
 
-cdef uint32_t on_in(void *uc, uint32_t port, int size, void *engine) noexcept with gil:
-    return (<EmulatorEngine>engine).on_in(port, size)
-
-
-cdef void on_out(void *uc, uint32_t port, int size, uint32_t value, void *engine) noexcept with gil:
-    (<EmulatorEngine>engine).on_out(port, size, value)
-
-
 def addresses():
     """Addresses of the functions, by what they are for."""
     return {
@@ -42,6 +34,4 @@ def addresses():
         "syscall": <uintptr_t>&on_syscall,
         "sysenter": <uintptr_t>&on_sysenter,
         "cpuid": <uintptr_t>&on_cpuid,
-        "port_in": <uintptr_t>&on_in,
-        "port_out": <uintptr_t>&on_out,
     }

@@ -14,6 +14,8 @@ cdef class EmulatedCpu(Cpu):
     cdef public EmulatedRegisters state
     cdef unsigned int _task_switched
     cdef object _engine
+    cdef public object breakpoints
+    cdef public unsigned int debug_status
 
     @cython.locals(state=EmulatedRegisters)
     cpdef void enter_kernel(self, unsigned int cs, unsigned int ss) except *

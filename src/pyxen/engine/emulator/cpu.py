@@ -16,7 +16,6 @@ from pyxen.engine.cpu import Cpu
 from pyxen.engine.emulator.state import (
     CS_BASE,
     CS_FLAGS,
-    DR6,
     GDT_BASE,
     GDT_LIMIT,
     HFLAGS,
@@ -24,6 +23,7 @@ from pyxen.engine.emulator.state import (
     LDT_LIMIT,
     NR_SEGMENTS,
     OLD_EXCEPTION,
+    PORTS,
     SAVED,
     SEGMENT_BASE,
     SEGMENT_FLAGS,
@@ -59,11 +59,10 @@ _GRANULARITY: Final = 1 << 55
 _LONG: Final = 1 << 53
 _BIG: Final = 1 << 54
 
-_DR6_ONES: Final = 0xFFFF0FF0
-
 CR0: Final = 0x80050033  # PG AM WP NE ET MP PE
 CR4: Final = 0x6B0  # PSE PAE PGE OSFXSR OSXMMEXCPT
 _CR0_TS: Final = 8
+_DR7_ENABLED: Final = 0xFF
 
 # The sets of translations ("MMU indexes"): user is bit 1, kernel without and with SMAP 2 and 0.
 USER_TLB: Final = 2
@@ -82,6 +81,8 @@ class EmulatedCpu(Cpu):
         self.state = self.storage
         self._task_switched = 0
         self._engine = engine
+        self.breakpoints: tuple[tuple[int, ...], int] | None = None
+        self.debug_status = 0
 
     def reset(self, template: EmulatedRegisters) -> None:
         """Take the state of a CPU that was just made, in 64-bit kernel mode."""
@@ -89,6 +90,7 @@ class EmulatedCpu(Cpu):
         for number in range(NR_SEGMENTS):
             offset = SEGMENTS + number * SEGMENT_SIZE + SEGMENT_LIMIT
             self.storage.halves[offset // 4] = 0xFFFFFFFF
+        self.set_empty_ports(False, False)
         self.storage.halves[OLD_EXCEPTION] = 0xFFFFFFFF
         self.storage.cr0 = CR0
         self.storage.cr4 = CR4
@@ -174,16 +176,25 @@ class EmulatedCpu(Cpu):
     def in_long_mode(self) -> bool:
         return self.state.halves[HFLAGS] & _CS64 != 0
 
-    def take_debug_status(self) -> int:
-        status = self.state.words[DR6]
-        self.state.words[DR6] = _DR6_ONES
-        return status & ~_DR6_ONES
-
     def set_task_switched(self, value: bool) -> None:
         self._task_switched = _TS if value else 0
         state = self.state
         state.halves[HFLAGS] = state.halves[HFLAGS] & ~_TS | self._task_switched
         state.cr0 = state.cr0 & ~_CR0_TS | (_CR0_TS if value else 0)
+
+    def set_empty_ports(self, kernel: bool, user: bool) -> None:
+        self.state.halves[PORTS] = kernel << 1 | user << 3
+
+    def set_breakpoints(self, addresses: tuple[int, ...], control: int) -> None:
+        breakpoints = (addresses, control) if control & _DR7_ENABLED else None
+        if breakpoints != self.breakpoints:
+            self.breakpoints = breakpoints
+            self._engine.stop()  # they are loaded at the next start
+
+    def take_debug_status(self) -> int:
+        status = self.debug_status
+        self.debug_status = 0
+        return status
 
     def restore_privilege(self) -> bool:
         """Undo what a native ``iretq`` of the guest kernel does: it leaves for level 3.

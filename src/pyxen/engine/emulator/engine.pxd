@@ -6,9 +6,9 @@ cimport cython
 from pyxen.engine.emulator.cpu cimport EmulatedCpu
 from pyxen.engine.emulator.state cimport EmulatedRegisters
 
-cdef unsigned int ERROR_CODE, EXCEPTION_IS_INT, INSTRUCTION_LENGTH, OLD_EXCEPTION, RIP
-cdef unsigned int _NO_EXCEPTION, _PAGE_FAULT
-cdef unsigned long long _MASK
+cdef unsigned int ERROR_CODE, EXCEPTION_IS_INT, INSTRUCTION_LENGTH, OLD_EXCEPTION, RFLAGS, RIP
+cdef unsigned int _DEBUG, _NO_EXCEPTION, _PAGE_FAULT
+cdef unsigned long long _MASK, _TRAP_FLAG, _RESUME_FLAG
 cdef int KERNEL_TLB, USER_TLB
 
 cdef class EmulatorEngine:
@@ -32,6 +32,10 @@ cdef class EmulatorEngine:
     cdef object _deadline
     cdef object _callbacks
     cdef public list cpus
+    cdef object _breakpoints
+    cdef bint _stepping
+    cdef unsigned long long _trap_flag
+    cdef unsigned int _hits
     cdef EmulatedCpu _current
 
     cpdef flush_set(self, int index, int sets)
@@ -46,7 +50,9 @@ cdef class EmulatorEngine:
         error_code=cython.uint,
     )
     cpdef on_interrupt(self, unsigned int vector)
+    cpdef bint _debug(self, EmulatedCpu cpu, unsigned int vector) except *
+    cpdef _resume(self)
+    cpdef _begin_step(self)
+    cpdef unsigned int _end_step(self) except? 1
     cpdef on_invalid(self)
     cpdef on_cpuid(self)
-    cpdef on_in(self, unsigned int port, int size)
-    cpdef on_out(self, unsigned int port, int size, unsigned int value)

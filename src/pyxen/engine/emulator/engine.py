@@ -14,7 +14,8 @@ import struct
 from array import array
 from typing import TYPE_CHECKING, Any, Final
 
-from pyxen.engine.emulator import library
+from pyxen.engine.emulator import library, machine_code
+from pyxen.engine.emulator.breakpoints import SINGLE_STEP, Breakpoints
 from pyxen.engine.emulator.cpu import CR0, CR4, KERNEL_TLB, USER_TLB, EmulatedCpu
 from pyxen.engine.emulator.state import (
     ERROR_CODE,
@@ -25,7 +26,7 @@ from pyxen.engine.emulator.state import (
 )
 from pyxen.engine.memory import MachineMemory
 from pyxen.engine.protocol import EngineError
-from pyxen.engine.registers import RIP
+from pyxen.engine.registers import RFLAGS, RIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from pyxen.engine.protocol import Cpu, TrapHandler
 
 _NO_EXCEPTION: Final = 0xFFFFFFFF
+_DEBUG: Final = 1
+_TRAP_FLAG: Final = 0x100
+_RESUME_FLAG: Final = 0x10000
 _INVALID_OPCODE: Final = 6
 _PAGE_FAULT: Final = 14
 _MXCSR: Final = 0xFFFF
@@ -45,12 +49,6 @@ _interrupt_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, c
 _syscall_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _invalid_callback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
 _cpuid_callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_in_callback = ctypes.CFUNCTYPE(
-    ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_void_p
-)
-_out_callback = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p
-)
 
 
 def fpu_registers(image: bytes) -> Iterator[tuple[int, Any]]:
@@ -112,9 +110,14 @@ class EmulatorEngine:
         uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x37F)
         self._uc = uc
         self._handle: int = uc._uch.value or 0
+        machine_code.watch_code(self._handle, self.memory)
         self._cpu_object, address = library.state_address(self._handle)
         self._state_address = address
         self._state = EmulatedRegisters(address)
+        self._breakpoints = Breakpoints(self._library, self._cpu_object, self._state)
+        self._stepping = False
+        self._trap_flag = 0
+        self._hits = 0
         self._install_hooks(unicorn, x86_const)
         self._failure: BaseException | None = None
         self._kick = library.kick_byte()
@@ -134,11 +137,15 @@ class EmulatorEngine:
     def run(self, cpu: Cpu) -> None:
         if cpu.index != self._current.index:
             self._switch(self.cpus[cpu.index])
+        if self._current.breakpoints is not self._breakpoints.definition:
+            self._breakpoints.load(self._current.breakpoints)
         state = self._state
         state.pack_flags()
         error = self._start(self._handle, state.words[RIP], 0, 0, 0)
         self._kick[0] = 0
         state.unpack_flags()
+        if self._stepping:
+            self._end_step()
         if self._failure is not None:
             failure = self._failure
             self._failure = None
@@ -192,8 +199,6 @@ class EmulatorEngine:
             (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_SYSCALL, callbacks["syscall"]),
             (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_SYSENTER, callbacks["sysenter"]),
             (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_CPUID, callbacks["cpuid"]),
-            (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_IN, callbacks["port_in"]),
-            (unicorn.UC_HOOK_INSN, x86_const.UC_X86_INS_OUT, callbacks["port_out"]),
         )
         for kind, instruction, address in hooks:
             hook = ctypes.c_size_t()
@@ -218,10 +223,6 @@ class EmulatorEngine:
             "syscall": _syscall_callback(lambda _uc, _data: self.on_syscall()),
             "sysenter": _syscall_callback(lambda _uc, _data: self.on_sysenter()),
             "cpuid": _cpuid_callback(lambda _uc, _data: self.on_cpuid()),
-            "port_in": _in_callback(lambda _uc, port, size, _data: self.on_in(port, size)),
-            "port_out": _out_callback(
-                lambda _uc, port, size, value, _data: self.on_out(port, size, value)
-            ),
         }
         self._callbacks = list(functions.values())
         return {
@@ -250,6 +251,8 @@ class EmulatorEngine:
                 self._handler.hypercall(cpu)
         except BaseException as error:
             self._fail(error)
+        if self._breakpoints.definition is not None:
+            self._resume()
         words[RIP] = words[RIP] - length & _MASK
 
     def on_sysenter(self) -> None:
@@ -271,11 +274,54 @@ class EmulatorEngine:
         halves[EXCEPTION_IS_INT] = 0
         error_code = halves[ERROR_CODE]
         try:
+            if (self._stepping or vector == _DEBUG) and not self._debug(cpu, vector):
+                return
             if cpu.restore_privilege() and vector == _PAGE_FAULT:
                 return  # executed again with the right privilege
             self._handler.exception(cpu, vector, error_code, software)
         except BaseException as error:
             self._fail(error)
+        if self._breakpoints.definition is not None:
+            self._resume()
+
+    def _debug(self, cpu: EmulatedCpu, vector: int) -> bool:
+        """Note why a debug exception has come. False: it is not due yet (see ``breakpoints``)."""
+        breakpoints = self._breakpoints
+        hits = breakpoints.take_hits()
+        if hits and vector == _DEBUG:
+            breakpoints.enable_watches(False)
+            if not self._stepping:
+                self._begin_step()
+            self._hits = hits
+            return False
+        if self._stepping:
+            stepped = self._end_step()
+            if vector == _DEBUG:
+                breakpoints.take_status()
+                cpu.debug_status |= stepped
+            return vector != _DEBUG or stepped != 0
+        cpu.debug_status |= breakpoints.take_status()
+        return True
+
+    def _resume(self) -> None:
+        """RF lets one instruction pass its breakpoint. For QEMU that would be a whole block."""
+        if self._state.words[RFLAGS] & _RESUME_FLAG and not self._stepping:
+            self._begin_step()
+
+    def _begin_step(self) -> None:
+        self._hits = 0
+        words = self._state.words
+        self._trap_flag = words[RFLAGS] & _TRAP_FLAG
+        words[RFLAGS] = words[RFLAGS] | _TRAP_FLAG
+        self._stepping = True
+
+    def _end_step(self) -> int:
+        """Whatever has ended it. Returns what a debug exception now has for DR6."""
+        self._stepping = False
+        self._breakpoints.enable_watches(True)
+        words = self._state.words
+        words[RFLAGS] = words[RFLAGS] & ~_TRAP_FLAG | self._trap_flag
+        return self._hits | (SINGLE_STEP if self._trap_flag else 0)
 
     def on_invalid(self) -> bool:
         self._state.halves[OLD_EXCEPTION] = _NO_EXCEPTION
@@ -293,19 +339,6 @@ class EmulatorEngine:
         except BaseException as error:
             self._fail(error)
         return 1
-
-    def on_in(self, port: int, size: int) -> int:
-        try:
-            return self._handler.port_in(self._current, port & 0xFFFF, size)
-        except BaseException as error:
-            self._fail(error)
-            return 0
-
-    def on_out(self, port: int, size: int, value: int) -> None:
-        try:
-            self._handler.port_out(self._current, port & 0xFFFF, size, value)
-        except BaseException as error:
-            self._fail(error)
 
     def load_fpu(self, state: EmulatedRegisters, image: bytes) -> None:
         """Load an FXSAVE image by unicorn's own interface, which also sets what follows from it
@@ -346,7 +379,9 @@ class EmulatorEngine:
         self._tlb_flush_page(self._cpu_object, address)
 
     def invalidate_code(self, address: int, size: int) -> None:
-        self._library.tb_invalidate_phys_range_x86_64(self._handle, address, address + size)
+        first, last = address >> 12, address + size - 1 >> 12
+        self._library.tb_invalidate_phys_range_x86_64(self._handle, first << 12, last + 1 << 12)
+        self.memory.code_frames[first : last + 1] = bytes(last + 1 - first)
 
     # The CPU's nature
 

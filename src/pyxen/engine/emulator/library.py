@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The unicorn library: load it, make it fit, and prove what we assume about it.
 
-Five things of its inside are used, all of version 2.1.4:
+These things of its inside are used, all of version 2.1.4:
 
 - the layout of the CPU state (``state``), read and written in place;
 - exported functions below the public interface: TLB flushes of one set of translations, flags;
@@ -15,11 +15,16 @@ Five things of its inside are used, all of version 2.1.4:
   if it is set. That is cheaper, and a kick is a store to memory: it cannot get lost while the
   engine starts, as a call of ``uc_emu_stop`` can. Now and then these instructions also compare
   the time-stamp counter with the engine's *deadline*, so that no other thread need watch the time.
-- Four more helpers of translated code get instructions of ours in front, in the same way:
-  SYSCALL and SYSENTER note their length (prefixes included) for the callback, because unicorn adds
-  it to rip afterwards; the look for TF after SYSCALL is left out, as it would trap before the
-  instruction that is to be stepped; and a null selector loaded into SS at level 1, which would
-  leave the guest at level 0, becomes one that faults.
+- the helpers of IN and OUT. unicorn lets every program use the ports; ours raise the general
+  protection fault that a guest without I/O privileges is due.
+- ``tlb_protect_code``, which is called when code is first translated from a frame. Ours notes it,
+  so that it costs the hypervisor one look at a byte to know whether a frame that it writes to may
+  hold translated code.
+- the helpers of SYSCALL, SYSENTER and of segment registers get instructions of ours in front, and
+  the look for TF after SYSCALL is left out, as it would trap before the instruction that is to be
+  stepped: see ``machine_code``.
+- ``cpu_watchpoint_address_matches`` and ``cpu_check_watchpoint``, what is left of QEMU's data
+  breakpoints: see ``breakpoints``.
 
 ``self_check`` verifies all of it, so that another build of the library gives a clear error and
 never a corrupted guest.
@@ -34,13 +39,14 @@ import os
 import struct
 from typing import Any, Final
 
+from pyxen.engine.emulator import machine_code
 from pyxen.errors import PyxenError
 
 VERSION: Final = "2.1.4"
 
 # CPUState *cpu within struct uc_struct, and CPUX86State within X86CPU.
 _UC_CPU: Final = 0x1B8
-_CPU_ENV: Final = 0x8A50
+_CPU_ENV: Final = machine_code.ENVIRONMENT
 
 _EXIT_CHECK: Final = "check_exit_request_x86_64"
 _EXIT_HELPER: Final = "helper_check_exit_request_x86_64"
@@ -56,89 +62,18 @@ _DT_RELA, _DT_RELASZ = 7, 8
 _RELOCATION: Final = struct.Struct("<QQq")
 _SYMBOL_SIZE: Final = 24
 _PT_DYNAMIC, _PT_GNU_RELRO = 2, 0x6474E552
-_READ, _WRITE, _EXECUTE = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
+_READ, _WRITE = mmap.PROT_READ, mmap.PROT_WRITE
 
-# Our machine code: a page that is executable, and one behind it for data.
-_RET: Final = 0
-_READ_TSC: Final = 16
-_LOOK: Final = 32
-_SYSCALL: Final = 128
-_SYSENTER: Final = 144
-_LOAD_SEGMENT: Final = 160
-_KICK: Final = mmap.PAGESIZE
-_COUNT: Final = mmap.PAGESIZE + 4
-_POINTERS: Final = mmap.PAGESIZE + 64
-"""Of uc_emu_stop and of the helpers that ours go on to, in the order in which they are above."""
-_DEADLINES: Final = mmap.PAGESIZE + 128
-"""Pairs of an engine's handle and its deadline, up to a pair of zeros."""
-_MAX_ENGINES: Final = 240
-_BLOCKS: Final = 256
-"""So many blocks of guest code run between two looks at the clock."""
-NEVER: Final = 0xFFFFFFFFFFFFFFFF
-_GONE: Final = 1  # no handle
-
-
-def _data(place: int, end: int) -> bytes:
-    """The operand of an instruction that ends at offset ``end`` of the look: relative to rip."""
-    return struct.pack("<i", place - _LOOK - end)
-
-
-NULL_STACK_SEGMENT: Final = 0xFFF8
-"""What a null selector for SS is made to at level 1: it is beyond every descriptor table."""
-
-# Within CPUX86State: where SYSCALL's length is left (exception_next_eip), and hflags.
-_LENGTH: Final = 0x1510
-_HFLAGS: Final = 176
-
-
-def _jump(place: int, pointer: int) -> bytes:
-    """jmp *pointer(%rip), at an offset in our code, to one of the pointers."""
-    return b"\xff\x25" + struct.pack("<i", _POINTERS + 8 * pointer - place - 6)
-
-
-def _note_length(place: int, pointer: int) -> bytes:
-    """mov %esi, _LENGTH(%rdi); jump"""
-    code = b"\x89\xb7" + struct.pack("<i", _LENGTH)
-    return (code + _jump(place + len(code), pointer)).ljust(16, b"\x90")
-
-
-def _refuse_null_stack_segment(place: int, pointer: int) -> bytes:
-    """Arguments: the state, the register (2 is SS), the selector."""
-    code = (
-        # cmp $2, %esi; jne 1f; test $0xfffc, %edx; jne 1f
-        b"\x83\xfe\x02\x75\x19\xf7\xc2\xfc\xff\x00\x00\x75\x11"
-        # mov _HFLAGS(%rdi), %al; and $3, %al; cmp $3, %al; je 1f
-        + b"\x8a\x87" + struct.pack("<i", _HFLAGS) + b"\x24\x03\x3c\x03\x74\x05"
-        # mov $NULL_STACK_SEGMENT, %edx
-        + b"\xba" + struct.pack("<I", NULL_STACK_SEGMENT)
-    )  # fmt: skip
-    return code + _jump(place + len(code), pointer)  # 1:
-
-
-_MACHINE_CODE: Final = (
-    b"\xc3".ljust(16, b"\x90")
-    # rdtsc; shl $32, %rdx; or %rdx, %rax; ret
-    + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3".ljust(16, b"\x90")
-    # cmpb $0, kick(%rip); jne 1f; decl count(%rip); js 2f; ret
-    + b"\x80\x3d" + _data(_KICK, 7) + b"\x00\x75\x09"
-    + b"\xff\x0d" + _data(_COUNT, 15) + b"\x78\x19\xc3"
-    # 1: push %rdi; push %rsi; sub $8, %rsp; call *uc_emu_stop(%rip)
-    + b"\x57\x56\x48\x83\xec\x08\xff\x15" + _data(_POINTERS, 30)
-    # add $8, %rsp; pop %rsi; pop %rdi; jmp *helper(%rip)
-    + b"\x48\x83\xc4\x08\x5e\x5f\xff\x25" + _data(_POINTERS + 8, 42)
-    # 2: movl $_BLOCKS, count(%rip); lea deadlines(%rip), %rcx
-    + b"\xc7\x05" + _data(_COUNT, 52) + struct.pack("<i", _BLOCKS)
-    + b"\x48\x8d\x0d" + _data(_DEADLINES, 59)
-    # 3: mov (%rcx), %rax; test %rax, %rax; je 4f; add $16, %rcx; cmp %rax, %rdi; jne 3b
-    + b"\x48\x8b\x01\x48\x85\xc0\x74\x18\x48\x83\xc1\x10\x48\x39\xc7\x75\xef"
-    # rdtsc; shl $32, %rdx; or %rdx, %rax; cmp -8(%rcx), %rax; jae 1b; 4: ret
-    + b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\x48\x3b\x41\xf8\x73\xb7\xc3".ljust(20, b"\x90")
-    + _note_length(_SYSCALL, 2)
-    + _note_length(_SYSENTER, 3)
-    + _refuse_null_stack_segment(_LOAD_SEGMENT, 4)
-)  # fmt: skip
-
-_keep_alive: list[object] = []
+_PORT_HELPERS: Final = tuple(
+    f"helper_{operation}{size}_x86_64" for operation in ("in", "out") for size in "bwl"
+)
+_NOTE_CODE: Final = "tlb_protect_code_x86_64"
+_WATCHED: Final = "cpu_watchpoint_address_matches_x86_64"
+_CHECK_WATCH: Final = "cpu_check_watchpoint_x86_64"
+_SYSCALL: Final = "helper_syscall_x86_64"
+_SYSENTER: Final = "helper_sysenter_x86_64"
+_LOAD_SEGMENT: Final = "helper_load_seg_x86_64"
+_STEP_AFTER_SYSCALL: Final = "helper_rechecking_single_step_x86_64"
 
 
 @functools.cache
@@ -152,7 +87,7 @@ def load() -> ctypes.CDLL:
     if unicorn.__version__ != VERSION:
         raise PyxenError(f"emulator: unicorn {unicorn.__version__} found, expected {VERSION}")
     library: ctypes.CDLL = uclib
-    _redirect_functions(library)
+    _make_it_fit(library)
     _declare(library)
     return library
 
@@ -167,6 +102,9 @@ def _declare(library: ctypes.CDLL) -> None:
         ("cpu_cc_compute_all_x86_64", ctypes.c_uint32, (pointer, ctypes.c_int)),
         ("cpu_x86_cpuid_x86_64", None, (pointer,) + (ctypes.c_uint32,) * 2 + (pointer,) * 4),
         ("tb_invalidate_phys_range_x86_64", None, (pointer, u64, u64)),
+        ("tb_flush_x86_64", None, (pointer,)),
+        ("cpu_breakpoint_insert_x86_64", ctypes.c_int, (pointer, u64, ctypes.c_int, pointer)),
+        ("cpu_breakpoint_remove_all_x86_64", None, (pointer, ctypes.c_int)),
         ("uc_emu_start", ctypes.c_int, (pointer, u64, u64, u64, ctypes.c_size_t)),
         ("uc_emu_stop", ctypes.c_int, (pointer,)),
     )
@@ -180,19 +118,9 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 @functools.cache
-def _machine_code() -> int:
-    """Address of our machine code; its data page follows."""
-    pages = mmap.mmap(-1, 2 * mmap.PAGESIZE, prot=_READ | _WRITE | _EXECUTE)
-    pages.write(_MACHINE_CODE)
-    anchor = ctypes.c_char.from_buffer(pages)
-    _keep_alive.extend((pages, anchor))
-    return ctypes.addressof(anchor)
-
-
-@functools.cache
 def tsc_reader() -> Any:
     """A function that executes RDTSC; the guest's RDTSC shows the same counter."""
-    return ctypes.PYFUNCTYPE(ctypes.c_uint64)(_machine_code() + _READ_TSC)
+    return ctypes.PYFUNCTYPE(ctypes.c_uint64)(machine_code.base() + machine_code.READ_TSC)
 
 
 @functools.cache
@@ -201,7 +129,7 @@ def kick_byte() -> memoryview:
 
     There is one for the process: all engines in it stop.
     """
-    byte = (ctypes.c_uint8 * 1).from_address(_machine_code() + _KICK)
+    byte = (ctypes.c_uint8 * 1).from_address(machine_code.base() + machine_code.KICK)
     return memoryview(byte).cast("B")
 
 
@@ -211,50 +139,69 @@ def deadline_word(handle: int) -> memoryview:
     Guest code that runs stops at one of the next blocks when the counter has come there. Raises
     PyxenError if there are too many engines; ``give_back_deadline`` makes room again.
     """
-    table = (ctypes.c_uint64 * (2 * _MAX_ENGINES)).from_address(_machine_code() + _DEADLINES)
+    table = (ctypes.c_uint64 * (2 * machine_code.MAX_ENGINES)).from_address(
+        machine_code.base() + machine_code.DEADLINES
+    )
     for entry in range(0, len(table), 2):
-        if table[entry] in (0, _GONE, handle):
-            table[entry + 1] = NEVER
+        if table[entry] in (0, machine_code.FREED, handle):
+            table[entry + 1] = machine_code.NEVER
             table[entry] = handle
             return memoryview(table).cast("B").cast("Q")[entry + 1 : entry + 2]
-    raise PyxenError(f"emulator: more than {_MAX_ENGINES} engines in this process")
+    raise PyxenError(f"emulator: more than {machine_code.MAX_ENGINES} engines in this process")
 
 
 def give_back_deadline(handle: int) -> None:
     """The engine with this handle is closed."""
-    table = (ctypes.c_uint64 * (2 * _MAX_ENGINES)).from_address(_machine_code() + _DEADLINES)
+    table = (ctypes.c_uint64 * (2 * machine_code.MAX_ENGINES)).from_address(
+        machine_code.base() + machine_code.DEADLINES
+    )
     for entry in range(0, len(table), 2):
         if table[entry] == handle:
-            table[entry] = _GONE
+            table[entry] = machine_code.FREED
 
 
-def _redirect_functions(library: ctypes.CDLL) -> None:
+def _make_it_fit(library: ctypes.CDLL) -> None:
+    """Point the places that hold the addresses of some of its functions at our machine code."""
     path, base = _mapping(_address_of(library, "uc_emu_start"))
     tags, relro = _read_headers(path, base)
-    code = _machine_code()
-    slots: list[tuple[int, int]] = []
-    for name, table, count, ours in (
-        (_EXIT_CHECK, _DT_JMPREL, 1, _RET),
-        (_EXIT_HELPER, _DT_RELA, 2, _LOOK),
-        (_SYSCALL_HELPER, _DT_RELA, 2, _SYSCALL),
-        (_SYSENTER_HELPER, _DT_RELA, 2, _SYSENTER),
-        (_STEP_HELPER, _DT_RELA, 2, _RET),
-        (_SEGMENT_HELPER, _DT_RELA, 2, _LOAD_SEGMENT),
+    code = machine_code.base()
+    for number, name in (
+        (machine_code.STOP, "uc_emu_stop"),
+        (machine_code.LOOK_ORIGINAL, _EXIT_HELPER),
+        (machine_code.RAISE, "raise_exception_err_ra_x86_64"),
+        (machine_code.RAISE_DEBUG, "raise_exception_ra_x86_64"),
+        (machine_code.NOTE_ORIGINAL, _NOTE_CODE),
+        (machine_code.SYSCALL_ORIGINAL, _SYSCALL),
+        (machine_code.SYSENTER_ORIGINAL, _SYSENTER),
+        (machine_code.LOAD_SEGMENT_ORIGINAL, _LOAD_SEGMENT),
     ):
+        machine_code.set_pointer(number, _address_of(library, name))
+    # Called through the linkage table; or translated code calls it, and the address is in the
+    # list of helpers and where code is generated.
+    changes = [
+        (_EXIT_CHECK, _DT_JMPREL, 1, machine_code.RET),
+        (_EXIT_HELPER, _DT_RELA, 2, machine_code.LOOK),
+        (_NOTE_CODE, _DT_JMPREL, 1, machine_code.NOTE_CODE),
+        (_WATCHED, _DT_JMPREL, 1, machine_code.WATCHED),
+        (_CHECK_WATCH, _DT_JMPREL, 1, machine_code.CHECK_WATCH),
+        (_STEP_AFTER_SYSCALL, _DT_RELA, 2, machine_code.RET),
+        (_SYSCALL, _DT_RELA, 2, machine_code.SYSCALL),
+        (_SYSENTER, _DT_RELA, 2, machine_code.SYSENTER),
+        (_LOAD_SEGMENT, _DT_RELA, 2, machine_code.LOAD_SEGMENT),
+        *((name, _DT_RELA, 2, machine_code.PORT) for name in _PORT_HELPERS),
+    ]
+    slots = []
+    for name, table, expected, target in changes:
         found = _find_slots(base, tags, _address_of(library, name) - base, table)
-        if len(found) != count:
+        if len(found) != expected:
             raise PyxenError(
                 f"emulator: this build of unicorn has {len(found)} references to {name}, "
-                f"expected {count}"
+                f"expected {expected}"
             )
-        slots += [(slot, ours) for slot in found]
-    originals = ("uc_emu_stop", _EXIT_HELPER, _SYSCALL_HELPER, _SYSENTER_HELPER, _SEGMENT_HELPER)
-    for number, name in enumerate(originals):
-        pointer = ctypes.c_uint64.from_address(code + _POINTERS + 8 * number)
-        pointer.value = _address_of(library, name)
+        slots += [(slot, code + target) for slot in found]
     _protect(base + relro[0], relro[1], _READ | _WRITE)
-    for slot, ours in slots:
-        ctypes.c_uint64.from_address(base + slot).value = code + ours
+    for slot, value in slots:
+        ctypes.c_uint64.from_address(base + slot).value = value
     _protect(base + relro[0], relro[1], _READ)
 
 

@@ -7,7 +7,7 @@ from pyxen.engine.registers cimport Registers
 
 cdef unsigned long long _CONDITION_CODES, _DIRECTION, _LAZY, _ONE
 cdef unsigned int _CC_OP_EFLAGS, _BACKWARDS
-cdef unsigned int CC_OP, DF, RFLAGS, _SOURCE
+cdef unsigned int CC_OP, DF, RFLAGS, _SOURCE, _OWN_WORDS
 
 cdef class EmulatedRegisters(Registers):
     cdef public unsigned int[::1] halves

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-from pyxen.engine.emulator import library
+from pyxen.engine.emulator import library, machine_code
 from pyxen.engine.registers import RFLAGS, Registers
 
 # Positions among the 64-bit words …
@@ -31,12 +31,13 @@ HFLAGS: Final = 176 // 4
 CS_FLAGS: Final = 228 // 4
 SS_FLAGS: Final = 252 // 4
 LDT_LIMIT: Final = 344 // 4
+PORTS: Final = machine_code.PORTS // 4
 GDT_LIMIT: Final = 392 // 4
 MXCSR: Final = 0x330 // 4
 ERROR_CODE: Final = 0x1508 // 4
 EXCEPTION_IS_INT: Final = 0x150C // 4
 INSTRUCTION_LENGTH: Final = 0x1510 // 4
-"""See ``library``."""
+"""See ``machine_code``."""
 OLD_EXCEPTION: Final = 0x1578 // 4
 
 # The segment registers: selector, base, limit, flags in 24 bytes each.
@@ -50,6 +51,8 @@ SEGMENT_FLAGS: Final = 20
 SIZE: Final = 0x1580
 SAVED: Final = 0x1508
 """A CPU's own part: behind it are the last exception and the debug registers."""
+
+_OWN_WORDS: Final = SAVED // 8
 
 _CONDITION_CODES: Final = 0x8D5  # OF SF ZF AF PF CF
 _DIRECTION: Final = 0x400
@@ -72,8 +75,8 @@ class EmulatedRegisters(Registers):
         self._address = address
 
     def copy_from(self, other: EmulatedRegisters) -> None:
-        """Take the whole state of another one, whose flags are not lazy."""
-        self.words[:] = other.words
+        """Take the state of another one, whose flags are not lazy."""
+        self.words[:_OWN_WORDS] = other.words[:_OWN_WORDS]
 
     def read_flags(self) -> int:
         """RFLAGS, with the condition codes computed."""

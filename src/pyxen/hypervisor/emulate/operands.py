@@ -128,9 +128,10 @@ def memory_operand(instruction: Instruction) -> MemoryOperand:
 
 
 @lru_cache(maxsize=1024)
-def decode(code: bytes) -> Instruction:
-    """The instruction at the start of ``code`` (up to 15 bytes; what follows it does not matter).
+def decode(code: bytes, bits: int = 64) -> Instruction:
+    """The instruction at the start of ``code`` (up to 15 bytes; what follows it does not matter),
+    in a code segment of 64 or 32 bits.
 
     Bytes that are no instruction give one whose ``is_invalid`` is true.
     """
-    return Decoder(64, code).decode()
+    return Decoder(bits, code).decode()

@@ -4,7 +4,8 @@
 A PV kernel runs without the privileges of ring 0 and is expected to use hypercalls. Instructions
 that need ring 0 raise #GP instead; for those that kernels use all the same Xen decodes the
 instruction, does what it means for a virtual CPU, and lets the guest go on behind it. All others
-give the guest its #GP.
+give the guest its #GP. User programs get here too: with a virtual I/O privilege level of 3, or by
+the I/O bitmap that their kernel has set, they may use ports, CLI and STI.
 
 Rules: Xen's ``arch/x86/pv/emul-priv-op.c``. CLI and STI pass, if the virtual I/O privilege level
 permits them, and do nothing: interrupts are masked in ``vcpu_info``, by the guest itself, and a
@@ -64,6 +65,10 @@ class PrivilegedHost(Protocol):
     def kernel_mode(self) -> bool:
         """Whether the guest kernel executes the instruction, and not a user program."""
 
+    @property
+    def code_bits(self) -> int:
+        """64, or 32 for a program in a 32-bit code segment."""
+
     def iopl_ok(self) -> bool:
         """Whether the virtual I/O privilege level permits I/O: see the function ``iopl_ok``."""
 
@@ -115,7 +120,7 @@ def emulate_privileged(vcpu: PrivilegedHost, code: bytes) -> bool:
         vcpu.registers.rip = (vcpu.registers.rip + 1) & MASK_64
         return True
 
-    instruction = decode(code)
+    instruction = decode(code, vcpu.code_bits)
     handler = _HANDLERS.get(instruction.mnemonic)
     if handler is None:
         return False
@@ -264,35 +269,39 @@ def _out(vcpu: PrivilegedHost, instruction: Instruction) -> bool:
 
 
 def _ins(vcpu: PrivilegedHost, instruction: Instruction) -> bool:
-    """INS: from the port in DX to ES:RDI, with 64-bit addresses."""
-    if instruction.op0_kind != OpKind.MEMORY_ESRDI:
+    """INS: from the port in DX to ES:RDI (ES:EDI with 32-bit addresses)."""
+    width = _STRING_WIDTHS.get(instruction.op0_kind)
+    if width is None:
         return False
+    pointer = RegisterPart("rdi", width)
 
     def transfer(port: int, size: int) -> None:
         value = vcpu.port_in(port, size) & ((1 << (8 * size)) - 1)
-        vcpu.write_linear(vcpu.registers.rdi, value.to_bytes(size, "little"))
+        vcpu.write_linear(pointer.read(vcpu.registers), value.to_bytes(size, "little"))
 
-    return _string_io(vcpu, instruction, "rdi", transfer)
+    return _string_io(vcpu, instruction, pointer, transfer)
 
 
 def _outs(vcpu: PrivilegedHost, instruction: Instruction) -> bool:
     """OUTS: from RSI, in DS or the segment of a prefix, to the port in DX."""
-    if instruction.op1_kind != OpKind.MEMORY_SEG_RSI:
+    width = _STRING_WIDTHS.get(instruction.op1_kind)
+    if width is None:
         return False
+    pointer = RegisterPart("rsi", width)
     segment_base = SEGMENT_BASES.get(instruction.memory_segment)
 
     def transfer(port: int, size: int) -> None:
         base: int = getattr(vcpu.registers, segment_base) if segment_base else 0
-        data = vcpu.read_linear((base + vcpu.registers.rsi) & MASK_64, size)
+        data = vcpu.read_linear((base + pointer.read(vcpu.registers)) & MASK_64, size)
         vcpu.port_out(port, size, int.from_bytes(data, "little"))
 
-    return _string_io(vcpu, instruction, "rsi", transfer)
+    return _string_io(vcpu, instruction, pointer, transfer)
 
 
 def _string_io(
     vcpu: PrivilegedHost,
     instruction: Instruction,
-    pointer: str,
+    pointer: RegisterPart,
     transfer: Callable[[int, int], None],
 ) -> bool:
     """The iterations of a string instruction, and the registers after each, so that one that
@@ -303,18 +312,27 @@ def _string_io(
     if not vcpu.io_permitted(port, size):
         return False
     repeated = instruction.has_rep_prefix or instruction.has_repne_prefix
-    iterations = min(registers.rcx, _STRING_BATCH // size) if repeated else 1
+    counter = RegisterPart("rcx", pointer.size)
+    iterations = min(counter.read(registers), _STRING_BATCH // size) if repeated else 1
     step = -size if registers.rflags & DIRECTION else size
-    moving = RegisterPart(pointer, 8)
+    mask = (1 << 8 * pointer.size) - 1
     for _ in range(iterations):
         transfer(port, size)
-        setattr(registers, pointer, (moving.read(registers) + step) & MASK_64)
+        setattr(registers, pointer.name, (pointer.read(registers) + step) & mask)
         if repeated:
-            registers.rcx -= 1
-    if repeated and registers.rcx:
+            registers.rcx = counter.read(registers) - 1
+    if repeated and counter.read(registers):
         return True  # RIP stays: the instruction is executed again
     return _done(vcpu, instruction)
 
+
+# The width of the pointer and of the counter. 16-bit addresses are nobody's.
+_STRING_WIDTHS = {
+    OpKind.MEMORY_ESRDI: 8,
+    OpKind.MEMORY_ESEDI: 4,
+    OpKind.MEMORY_SEG_RSI: 8,
+    OpKind.MEMORY_SEG_ESI: 4,
+}
 
 _STRING_SIZES = {
     Mnemonic.INSB: 1,

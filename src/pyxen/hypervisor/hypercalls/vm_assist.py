@@ -46,4 +46,7 @@ def vm_assist(vcpu: Vcpu, command: int, kind: int) -> int:
         vcpu.domain.vm_assist &= ~(1 << kind)
     else:
         raise XenError(ENOSYS)
+    if kind == VMASST_TYPE_architectural_iopl:
+        for each in vcpu.domain.vcpus:
+            each.update_ports()
     return 0
