@@ -397,6 +397,7 @@ static void map_for_user(uint8_t *start, uint8_t *end, unsigned long flags)
 /* The kernel's image is less than 2 MiB, so one table of each level will do. */
 void prepare_user(void)
 {
+    hypercall(stack_switch, FLAT_KERNEL_SS, trap_stack + sizeof(trap_stack));
     if (user_l4_mfn)
         return;
     for (int level = 0; level < 4; level++)
@@ -428,7 +429,6 @@ int run_user(void (*code)(void), unsigned long rdi)
 
     prepare_user();
     *(unsigned long *)frame.rsp = 0;
-    hypercall(stack_switch, FLAT_KERNEL_SS, trap_stack + sizeof(trap_stack));
     return TRY(resume(&frame));
 }
 

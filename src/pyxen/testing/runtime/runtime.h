@@ -223,8 +223,9 @@ unsigned long system_time(void);
 #define USER_CODE __attribute__((section(".user_text"), noinline, used))
 #define USER_DATA __attribute__((section(".user_data")))
 extern uint8_t user_stack[4096];
-/* The L4 table of user mode; made by the first run_user(). */
+/* The L4 table of user mode. */
 extern unsigned long user_l4_mfn;
+/* Make that table, if there is none yet, and name a stack for traps; run_user() does it, too. */
 void prepare_user(void);
 /* Call a USER_CODE function in user mode. What ends it: a trap's vector, or TRAP_SYSCALL with the
  * registers in last_trap. A return from the function is a page fault at address 0. */
