@@ -80,6 +80,7 @@ void check_events(void)
 				check(4, count >= 0, "%s is bound", name);
 		}
 	}
+	value("irq-hvc_console", interrupts_of(table, "hvc_console"));
 	check(4, interrupts_of(table, "timer0") > 0, "timer interrupts come");
 	check(4, interrupts_of(table, "hvc_console") > 0, "the console's interrupts come");
 	free(table);
