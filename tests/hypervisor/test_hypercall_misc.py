@@ -220,6 +220,8 @@ class TestXenVersion:
         assert guest.call(self.CALL, abi.XENVER_platform_parameters, place) == 0
         assert guest.read(place, 8) == (0xFFFF800000000000).to_bytes(8, "little")
         assert guest.call(self.CALL, abi.XENVER_compile_info, place) == 0
+        said = abi.XEN_COMPILE_INFO.unpack(guest.read(place, abi.XEN_COMPILE_INFO.size))
+        assert all(text.strip(b"\0") for text in said)
         assert guest.call(self.CALL, abi.XENVER_build_id, 0) == -EPERM
         assert guest.call(self.CALL, 99, 0) == -ENOSYS
 

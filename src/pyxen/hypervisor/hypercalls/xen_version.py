@@ -17,7 +17,13 @@ from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
-from pyxen.hypervisor.version import CAPABILITIES, EXTRA_VERSION, XEN_MAJOR, XEN_MINOR
+from pyxen.hypervisor.version import (
+    CAPABILITIES,
+    COMPILE_DATE,
+    EXTRA_VERSION,
+    XEN_MAJOR,
+    XEN_MINOR,
+)
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
@@ -50,7 +56,7 @@ def _string(text: str, size: int) -> Callable[[Vcpu, int], int]:
 
 
 def _compile_info(vcpu: Vcpu, argument: int) -> int:
-    info = abi.XEN_COMPILE_INFO.pack(b"Python", b"pyxen", b"pyxen", b"")
+    info = abi.XEN_COMPILE_INFO.pack(b"Python", b"pyxen", b"pyxen", COMPILE_DATE.encode())
     guest_access.copy_to(vcpu, argument, info)
     return 0
 
