@@ -32,6 +32,7 @@ bench:
 	@scripts/setup.sh dev
 	$(bin)/pyxen image pull debian
 	$(bin)/python bench/boot.py
+	$(bin)/python bench/hypercalls.py
 
 # The other targets compile when the sources differ from those of the last time; this one always.
 build:

@@ -25,17 +25,26 @@ import argparse
 import json
 import os
 import platform
-import select
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from guests import (
+    MEMORY_MIB,
+    QEMU,
+    BenchError,
+    Contender,
+    host_cpu,
+    pyxen,
+    qemu,
+    qemu_version,
+    run_guest,
+)
 
 try:
     from pyxen.builder.image import load_kernel
@@ -44,11 +53,6 @@ try:
     from pyxen.toolstack.images import cpio
 except ModuleNotFoundError as error:
     sys.exit(f"boot: {error.name} is not installed for this Python: run `make bench`")
-
-QEMU = "qemu-system-x86_64"
-MEMORY_MIB = 256
-WAIT = 180.0
-"""Seconds that a guest may take from one marker to the next."""
 
 MEASURES = ("user space", "loop", "fork+exec")
 MARKERS = ("BENCH user-space", "BENCH loop-done", "BENCH forks-done")
@@ -70,16 +74,6 @@ exec /bin/busybox poweroff -f
 # `quiet`: QEMU's serial port takes an exit for each byte, and it is not the subject. A guest that
 # panics ends at once instead of waiting for the time-out.
 CMDLINE = "quiet panic=-1 rdinit=/bench"
-
-
-class BenchError(Exception):
-    """A guest that did not get to its end."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    name: str
-    command: list[str]
 
 
 def main() -> int:
@@ -142,28 +136,11 @@ def prepare(image_name: str, own_kernel: Path | None, folder: Path) -> list[Cont
     if missing:
         raise BenchError("\nboot: ".join(missing))
     return [
-        _pyxen(kernel, ramdisk),
-        _qemu("pc", kernel, ramdisk),
-        _qemu("q35", vmlinux, ramdisk),
-        _qemu("microvm", vmlinux, ramdisk),
+        pyxen(kernel, ramdisk, CMDLINE),
+        qemu("pc", kernel, ramdisk, CMDLINE),
+        qemu("q35", vmlinux, ramdisk, CMDLINE),
+        qemu("microvm", vmlinux, ramdisk, CMDLINE),
     ]
-
-
-def _pyxen(kernel: Path, ramdisk: Path) -> Contender:
-    command = [sys.executable, "-m", "pyxen", "run", "--no-reboot"]
-    command += ["--kernel", str(kernel), "--ramdisk", str(ramdisk)]
-    command += ["--memory", str(MEMORY_MIB), "--cmdline", f"console=hvc0 {CMDLINE}"]
-    return Contender("pyxen", command)
-
-
-def _qemu(machine: str, kernel: Path, ramdisk: Path) -> Contender:
-    # Without its default devices, which take time and which the guest does not need.
-    command = [QEMU, "-nodefaults", "-no-user-config", "-accel", "tcg", "-M", machine]
-    command += ["-m", str(MEMORY_MIB), "-smp", "1", "-no-reboot"]
-    command += ["-display", "none", "-serial", "stdio"]
-    command += ["-kernel", str(kernel), "-initrd", str(ramdisk)]
-    command += ["-append", f"console=ttyS0 {CMDLINE}"]
-    return Contender(f"qemu {machine}", command)
 
 
 Times = dict[str, dict[str, list[float]]]
@@ -176,71 +153,13 @@ def measure(contenders: list[Contender], runs: int) -> Times:
     for number in range(runs + 1):
         for contender in contenders:
             label = f"run {number}/{runs}" if number else "warming up"
-            seconds = run_guest(contender, MARKERS if number else MARKERS[:1])
+            seconds, _ = run_guest(contender, MARKERS if number else MARKERS[:1])
             told = ", ".join(f"{s:.2f} s" for s in seconds)
             print(f"{label}: {contender.name}: {told}", file=sys.stderr)
             if number:
                 for name, value in zip(MEASURES, seconds, strict=True):
                     times[contender.name][name].append(value)
     return times
-
-
-def run_guest(contender: Contender, markers: tuple[str, ...]) -> list[float]:
-    """Start a guest and return the seconds to each marker from the one before; then end it.
-
-    Raises BenchError if it ends earlier or `WAIT` passes without a marker.
-    """
-    last = time.monotonic()
-    process = subprocess.Popen(
-        contender.command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        console = Console(process.stdout.fileno())
-        seconds = []
-        for marker in markers:
-            try:
-                now = console.wait_for(marker, deadline=last + WAIT)
-            except BenchError as error:
-                end = "\n".join(console.text.splitlines()[-15:]) or "(none)"
-                raise BenchError(f"{contender.name}: {error}; its last output:\n{end}") from None
-            seconds.append(now - last)
-            last = now
-        return seconds
-    finally:
-        # The group: whatever it may have started ends with it.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-class Console:
-    """What a guest, and what runs it, have written so far."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._output = b""
-        self._position = 0
-
-    @property
-    def text(self) -> str:
-        return self._output.decode(errors="replace")
-
-    def wait_for(self, marker: str, deadline: float) -> float:
-        """Return the time at which a marker was read; the search goes on behind it next time."""
-        while (found := self._output.find(marker.encode(), self._position)) < 0:
-            left = max(0.0, deadline - time.monotonic())
-            if not select.select([self._descriptor], [], [], left)[0]:
-                raise BenchError(f"no {marker!r} within {WAIT:.0f} s")
-            data = os.read(self._descriptor, 65536)
-            if not data:
-                raise BenchError(f"ended before {marker!r}")
-            self._output += data
-        self._position = found + len(marker)
-        return time.monotonic()
 
 
 def summary(times: Times, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -268,29 +187,15 @@ def summary(times: Times, arguments: argparse.Namespace) -> dict[str, Any]:
         "kernel": str(arguments.kernel) if arguments.kernel else None,
         "runs": arguments.runs,
         "memory_mib": MEMORY_MIB,
-        "host_cpu": _host_cpu(),
+        "host_cpu": host_cpu(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
-        "qemu": _qemu_version(),
+        "qemu": qemu_version(),
         "seconds": times,
         "medians": medians,
         "ratios": ratios,
         "targets": targets,
     }
-
-
-def _host_cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _qemu_version() -> str:
-    done = subprocess.run(
-        [QEMU, "--version"], capture_output=True, text=True, check=True, timeout=WAIT
-    )
-    return done.stdout.splitlines()[0]
 
 
 def table(result: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ L4, L3, L2, L1, STACK, SCRATCH, READ_ONLY, USER_L4, FREE = 0, 1, 2, 3, 4, 6, 10,
 TABLE = PRESENT | RW | ACCESSED | DIRTY
 ENTRY_POINT = 0x1000
 EVENT_CALLBACK = 0x2000
+SYSCALL_LENGTH = 2
 MAPPED = {L4: 0, L3: 0, L2: 0, L1: 0, STACK: RW, 6: RW, 7: RW, 8: RW, READ_ONLY: 0}
 
 NOT_MAPPED = BASE + 40 * PAGE_SIZE
@@ -176,15 +177,29 @@ class SmallDomain:
     # Hypercalls
 
     def call(self, number: int, *arguments: int, vcpu: Vcpu | None = None) -> int:
-        """Make a hypercall through the dispatcher; returns what the guest gets in rax, signed."""
+        """Make a hypercall through the dispatcher; returns what the guest gets in rax, signed.
+
+        One that gives way is made again, as by the instruction, until it is done or the domain
+        stops. Events are masked meanwhile, as they are in the guest's callback.
+        """
         vcpu = vcpu or self.vcpu
         registers = vcpu.cpu.registers
         registers.rax = number
         names = ("rdi", "rsi", "rdx", "r10", "r8")
         for name, value in zip(names, [*arguments, 0, 0, 0, 0, 0], strict=False):
             setattr(registers, name, value)
+        mask = self.upcall_mask(vcpu)
+        rip = registers.rip
         self.domain.dispatcher.hypercall(vcpu)
-        result = registers.rax
+        while vcpu.cpu.registers.rip == rip - SYSCALL_LENGTH:
+            self.domain.attend()
+            if self.domain.stopping:
+                break
+            vcpu.cpu.registers.rip = rip
+            self.set_upcall_mask(1, vcpu)
+            self.domain.dispatcher.hypercall(vcpu)
+            self.set_upcall_mask(mask, vcpu)
+        result = vcpu.cpu.registers.rax
         return result - (1 << 64) if result >> 63 else result
 
     # vcpu_info

@@ -456,7 +456,7 @@ class TestReservation:
         call = xen.HYPERVISOR_memory_op
         assert guest.call(call, command, NOT_MAPPED) == 0
         assert guest.call(call, command | 3 << 6, NOT_MAPPED) == 3
-        assert self.ask(guest, command, NOT_MAPPED, count=1) == 0
+        assert self.ask(guest, command, XEN_ADDRESS, count=1) == 0
         assert self.ask(guest, command, [FREE], domid=0) == 0
         assert self.ask(guest, command, [FREE], domid=99) == 0
         assert self.ask(guest, command, [FREE], count=1 << 26) == 0
@@ -469,10 +469,65 @@ class TestReservation:
         assert self.ask(guest, abi.XENMEM_populate_physmap, LAST_SCRATCH - 16, count=3) == 2
         assert guest.memory.nr_pages == PAGES + 2
 
-    def test_page_whose_mfn_cannot_be_told_is_not_given(self, guest: SmallDomain) -> None:
+    def test_frame_whose_mfn_cannot_be_told_is_the_domains(self, guest: SmallDomain) -> None:
+        """It is not counted as done, but Xen does not take it back."""
         address = guest.address(READ_ONLY)
         assert self.ask(guest, abi.XENMEM_populate_physmap, address, count=1) == 0
+        assert self.ask(guest, abi.XENMEM_increase_reservation, address, count=1) == 0
+        assert guest.memory.nr_pages == PAGES + 2
+
+    def test_extents_of_several_frames(self, guest: SmallDomain) -> None:
+        memory = guest.memory
+        assert self.ask(guest, abi.XENMEM_populate_physmap, [100, 200], order=2) == 2
+        for first, pfn in zip(self.extents(guest, 2), (100, 200), strict=True):
+            assert first % 4 == 0
+            assert [memory.m2p[first + number] for number in range(4)] == list(range(pfn, pfn + 4))
+        assert memory.nr_pages == PAGES + 8
+        assert (
+            self.ask(guest, abi.XENMEM_decrease_reservation, self.extents(guest, 2), order=2) == 2
+        )
+        assert memory.nr_pages == PAGES
+
+    def test_an_extent_with_a_frame_of_somebody_else(self, guest: SmallDomain) -> None:
+        """The frames before it are gone, but the extent does not count."""
+        last = guest.memory.ram_mfn + PAGES - 2
+        assert self.ask(guest, abi.XENMEM_decrease_reservation, [last], order=2) == 0
+        assert guest.memory.nr_pages == PAGES - 2
+
+    def test_order_of_the_largest_extent(self, guest: SmallDomain) -> None:
+        assert self.ask(guest, abi.XENMEM_increase_reservation, [0], order=10) == 0
+        assert self.ask(guest, abi.XENMEM_increase_reservation, [0], order=9) == 0  # no room
+        assert self.ask(guest, abi.XENMEM_increase_reservation, [0], order=4) == 1
+
+    @pytest.mark.parametrize(
+        ("flags", "done"),
+        [
+            (12, 0),  # less than a page
+            (13, 0),  # no memory so low
+            (27, 0),
+            (29, 1),  # all of the machine
+            (64, 1),
+            (abi.XENMEMF_populate_on_demand, 0),
+            (abi.XENMEMF_exact_node_request | 1 << abi.XENMEMF_NODE_SHIFT, 0),
+            (abi.XENMEMF_exact_node_request, 1),
+            (abi.XENMEMF_vnode | abi.XENMEMF_exact_node_request, 1),
+        ],
+    )
+    def test_flags(self, guest: SmallDomain, flags: int, done: int) -> None:
+        extents = guest.put(struct.pack("<Q", 100), 0x100)
+        pointer = guest.put_struct(abi.XEN_MEMORY_RESERVATION, extents, 1, 0, flags, SELF)
+        call = xen.HYPERVISOR_memory_op
+        assert guest.call(call, abi.XENMEM_populate_physmap, pointer) == done
+
+    def test_mapped_frame_stays_until_it_is_unmapped(self, guest: SmallDomain) -> None:
+        mfn = guest.mfn(7)
+        assert self.ask(guest, abi.XENMEM_decrease_reservation, [mfn]) == 1
+        assert self.ask(guest, abi.XENMEM_decrease_reservation, [mfn]) == 1
+        assert guest.memory.is_domains(mfn)
         assert guest.memory.nr_pages == PAGES
+        guest.tables.update(guest.maddr(L1, 8 * 7), 0, preserve_ad=False)
+        assert not guest.memory.is_domains(mfn)
+        assert guest.memory.nr_pages == PAGES - 1
 
     def test_continuation_starts_where_it_is_told(self, guest: SmallDomain) -> None:
         command = abi.XENMEM_populate_physmap | 1 << 6

@@ -182,6 +182,16 @@ XEN_MEM_ACQUIRE_RESOURCE: Final = Layout(
     ("frame", "Q"),
     ("frame_list", "Q"),
 )
+XEN_MEM_ACCESS_OP: Final = Layout(
+    "xen_mem_access_op_t",
+    ("op", "B"),
+    ("access", "B"),
+    ("domid", "H"),
+    ("nr", "I"),
+    ("pfn", "Q"),
+    ("pfn_list", "Q"),
+    ("access_list", "Q"),
+)
 XEN_VMEMRANGE: Final = Layout(
     "xen_vmemrange_t",
     ("start", "Q"),

@@ -18,7 +18,6 @@ from pyxen.hypervisor.memory import (
     FIRST_XEN_SLOT,
     INVALID_M2P_ENTRY,
     SHARED,
-    XEN,
 )
 from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PRESENT, RW
 from pyxen.hypervisor.page_types import L1, L4, NONE, SEGMENT_DESCRIPTORS, WRITABLE
@@ -143,18 +142,13 @@ def _shared_frames(memory: Memory) -> Iterator[int]:
 
 
 def _check_memory(domain: Domain) -> Iterator[str]:
-    """Who owns what, the free list, and the M2P."""
+    """Who owns what, what is free, and the M2P."""
     memory = domain.memory
-    free = memory.free_list.tolist()
-    if len(set(free)) != len(free):
-        yield "a frame is twice in the free list"
     owned = memory.owner.count(DOMAIN)
     if memory.nr_pages != owned:
         yield f"the domain has {owned} frames, not {memory.nr_pages}"
-    if owned + len(free) != memory.max_pages:
-        yield f"{owned} frames are the domain's and {len(free)} free, of {memory.max_pages}"
-    for mfn in free:
-        if mfn < memory.ram_mfn or memory.owner[mfn] != XEN:
-            yield f"frame {mfn:#x} is free and somebody's"
+    for mfn in memory.free_frames():
+        if memory.refs[mfn] or memory.allocated[mfn]:
+            yield f"frame {mfn:#x} is free and somebody refers to it"
         if memory.m2p[mfn] != INVALID_M2P_ENTRY:
             yield f"frame {mfn:#x} is free and has a pfn"

@@ -5,8 +5,8 @@ cimport cython
 
 from pyxen.hypervisor.vcpu cimport Vcpu
 
-cdef unsigned int RAX, RDI, RSI, RDX, R10, R8
-cdef unsigned long long HISTORY_FIELDS, HISTORY_LENGTH
+cdef unsigned int RAX, RDI, RSI, RDX, R10, R8, RIP
+cdef unsigned long long HISTORY_FIELDS, HISTORY_LENGTH, _MASK, _SYSCALL_LENGTH
 
 cdef class Dispatcher:
     cdef object _domain
@@ -18,6 +18,7 @@ cdef class Dispatcher:
     cdef unsigned long long _position
     cdef unsigned char[::1] _arities
     cdef unsigned long long _inner_ns
+    cdef object _continued
 
     @cython.locals(
         words="unsigned long long[::1]", number=cython.ulonglong, first=cython.ulonglong,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.errno import EINVAL, ENOSYS
 from pyxen.abi.xen import HYPERCALL_NAMES, HYPERVISOR_multicall
-from pyxen.engine.registers import R8, R10, RAX, RDI, RDX, RSI
+from pyxen.engine.registers import R8, R10, RAX, RDI, RDX, RIP, RSI
 from pyxen.errors import XenError
 from pyxen.hypervisor import hypercalls
+from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.hypercalls.table import ARITIES, HANDLERS
 from pyxen.hypervisor.instruments import HISTORY_FIELDS, HISTORY_LENGTH, NR_HYPERCALLS
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
+_SYSCALL_LENGTH: Final = 2
+_ARGUMENTS: Final = (RDI, RSI, RDX, R10, R8)
 
 
 def _load_handlers() -> None:
@@ -47,6 +50,7 @@ class Dispatcher:
         self._position = 0
         self._arities = ARITIES
         self._inner_ns = 0
+        self._continued: tuple[int, ...] | None = None
         domain.dispatcher = self
 
     def hypercall(self, vcpu: Vcpu) -> None:
@@ -68,11 +72,28 @@ class Dispatcher:
         if result is not None:
             # The registers may be other ones by now: not those of ``words``.
             vcpu.cpu.registers.words[RAX] = self._history[entry + 4] = result & _MASK
+        elif self._continued is not None:
+            self._repeat(words, self.take_continuation())
+
+    def _repeat(self, words: memoryview, arguments: tuple[int, ...]) -> None:
+        """Go back to the instruction, with the arguments of a continuation; rax has the number."""
+        words[RIP] = words[RIP] - _SYSCALL_LENGTH & _MASK
+        for register, argument in zip(_ARGUMENTS, arguments, strict=False):
+            words[register] = argument
+
+    def take_continuation(self) -> tuple[int, ...]:
+        """The arguments with which the last call is to be made again; empty: it is done."""
+        arguments = self._continued
+        self._continued = None
+        return arguments or ()
 
     def call(
         self, vcpu: Vcpu, number: int, a1: int, a2: int, a3: int, a4: int, a5: int
     ) -> int | None:
-        """One hypercall or entry of a multicall. Returns the result, negative for an error."""
+        """One hypercall or entry of a multicall. Returns the result, negative for an error.
+
+        None: an ``iret`` has set all registers, or the call is to be continued.
+        """
         start = perf_counter_ns()
         outer_ns = self._inner_ns
         self._inner_ns = 0
@@ -102,11 +123,16 @@ class Dispatcher:
                     result = handler(vcpu, a1, a2, a3, a4, a5)
         except XenError as error:
             result = -error.errno
-        if self._instruments:
-            for instrument in self._instruments:
-                instrument.after_hypercall(vcpu, number, result or 0)
+        except Continuation as continuation:
+            self._continued = continuation.arguments
+            self._counters.add_operation("continuation")
+            result = None
         passed = perf_counter_ns() - start
-        self._counts[index] += 1
+        if self._continued is None:
+            self._counts[index] += 1
+            if self._instruments:
+                for instrument in self._instruments:
+                    instrument.after_hypercall(vcpu, number, result or 0)
         self._ns[index] += passed - self._inner_ns
         self._inner_ns = outer_ns + passed
         return result

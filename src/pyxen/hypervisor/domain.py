@@ -15,7 +15,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi.arch_x86_64 import FLAT_KERNEL_CS, FLAT_KERNEL_SS, XEN_LEGACY_MAX_VCPUS
-from pyxen.abi.errno import EINVAL
+from pyxen.abi.errno import EINVAL, EPERM, ESRCH
+from pyxen.abi.memory import E820_ENTRY, E820_RAM
 from pyxen.abi.sched import SHUTDOWN_NAMES, SHUTDOWN_crash
 from pyxen.abi.xen import DOMID_SELF, VCPU_INFO
 from pyxen.engine.protocol import EngineError
@@ -55,6 +56,7 @@ _CPUID_ANSWERS: Final = 256
 class Domain:
     """One guest on one engine.
 
+    It starts with ``nr_pages`` and may have up to ``max_pages``, by default all of the machine's.
     ``max_event_channels`` is the highest port that it can have, as in ``xl.cfg``.
     ``console_output`` gets what the guest writes with ``console_io``. ``stopping`` is set to the
     reason when the domain is to stop: one of SHUTDOWN_* by the guest, or a word of the tool stack.
@@ -65,6 +67,7 @@ class Domain:
         engine: Engine,
         nr_pages: int,
         *,
+        max_pages: int | None = None,
         domid: int = 1,
         max_event_channels: int = DEFAULT_MAX_EVENT_CHANNELS,
         console_output: Callable[[bytes], None] = lambda data: None,
@@ -78,8 +81,9 @@ class Domain:
         self.counters = Counters()
         self.instruments: list[Instrument] = []
         self.reported: set[str] = set()
-        self.memory = Memory(engine, nr_pages)
+        self.memory = Memory(engine, nr_pages, max_pages)
         self.pagetables = PageTables(self.memory)
+        self.memory_map = E820_ENTRY.pack(0, self.memory.max_pages * PAGE_SIZE, E820_RAM)
         shared_info = self.memory.shared_info_mfn * PAGE_SIZE
         self.vcpus = []
         for index, cpu in enumerate(engine.cpus):
@@ -120,6 +124,11 @@ class Domain:
 
     def is_self(self, domid: int) -> bool:
         return domid in (DOMID_SELF, self.domid)
+
+    def check_is_self(self, domid: int) -> None:
+        """Raises EPERM for domain 0, ESRCH for a domain that does not exist."""
+        if not self.is_self(domid):
+            raise XenError(ESRCH if domid else EPERM)
 
     # Building
 
@@ -287,12 +296,6 @@ class Domain:
             for vcpu in self.vcpus:
                 self.update_time(vcpu)
         self.scheduler.check(now)
-
-    def must_leave(self) -> bool:
-        """In a long hypercall, now and then: attend, and tell whether the domain stops."""
-        if self.attention or self.scheduler.is_due():
-            self.attend()
-        return bool(self.stopping)
 
     def preempt_check(self, vcpu: Vcpu) -> bool:
         """Whether a long hypercall of this vCPU is to be left, and continued later.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pyxen.abi.arch_x86_64 import HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START
 from pyxen.abi.errno import EFAULT
 from pyxen.errors import XenError
+from pyxen.hypervisor.addresses import is_guest_address
 from pyxen.hypervisor.page_flags import FRAME, PAGE_SIZE, PRESENT, PSE, RW
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ def translate(words: memoryview, table: int, address: int, needed: int) -> int:
     except IndexError:  # an entry that points outside the machine
         return NOT_MAPPED
     return int(entry & FRAME) | address & 0xFFF
+
+
+def check_handle(address: int) -> None:
+    """Whether a list of the guest's may begin there; of its length Xen takes no notice.
+
+    Raises EFAULT. Source: ``guest_handle_okay`` of Xen.
+    """
+    if not is_guest_address(address):
+        raise XenError(EFAULT)
 
 
 def _check_range(address: int, size: int) -> None:

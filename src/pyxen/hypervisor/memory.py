@@ -94,7 +94,7 @@ class Memory:
     last reference): see ``flush_stale``.
     """
 
-    def __init__(self, engine: Engine, nr_pages: int) -> None:
+    def __init__(self, engine: Engine, nr_pages: int, max_pages: int | None = None) -> None:
         machine = engine.memory
         self._engine = engine
         self.flush_clock = engine.flush_clock
@@ -104,7 +104,7 @@ class Memory:
         self.frames = machine.frames
         self.ram_mfn = machine.ram_mfn
         self.nr_pages = nr_pages
-        self.max_pages = machine.frames - machine.ram_mfn
+        self.max_pages = machine.frames - machine.ram_mfn if max_pages is None else max_pages
         self.owner = bytearray(machine.frames)
         self.refs = array("I", bytes(4 * machine.frames))
         self.types = bytearray(machine.frames)
@@ -250,22 +250,51 @@ class Memory:
         """Whether a frame is the domain's own memory (any number is allowed)."""
         return mfn < self.frames and self.owner[mfn] == DOMAIN
 
+    def is_unused(self, mfn: int) -> bool:
+        """Whether a frame is the domain's, and nothing but its allocation refers to it."""
+        return self.is_domains(mfn) and bool(self.allocated[mfn]) and self.refs[mfn] == 1
+
     def is_owned(self, mfn: int) -> bool:
         """Whether a frame is the domain's memory or one that Xen shares with it."""
         return mfn < self.frames and self.owner[mfn] in (DOMAIN, SHARED)
 
-    def allocate(self) -> int:
-        """Give the domain a zeroed frame. Raises ENOMEM when it has all of its maximum."""
-        if not self.free_list:
+    def allocate(self, order: int = 0, limit: int | None = None) -> int:
+        """Give the domain 2**order zeroed frames in a row, aligned to their number.
+
+        They lie below the frame ``limit``. Returns the first. Raises ENOMEM when there are none, or
+        when the domain would have more than its maximum.
+        """
+        if self.nr_pages + (1 << order) > self.max_pages:
             raise XenError(ENOMEM)
-        mfn = self.free_list.pop()
-        self.flush_stale(mfn)
-        self.owner[mfn] = DOMAIN
-        self.allocated[mfn] = 1
-        self.refs[mfn] = 1
-        self.bytes[mfn * PAGE_SIZE : (mfn + 1) * PAGE_SIZE] = bytes(PAGE_SIZE)
-        self.nr_pages += 1
+        return self.take_free(order, limit)
+
+    def take_free(self, order: int = 0, limit: int | None = None) -> int:
+        """The same, whatever the domain's maximum."""
+        size = 1 << order
+        mfn = self._find_free(order, self.frames if limit is None else limit)
+        for frame in range(mfn, mfn + size):
+            self.flush_stale(frame)
+        self.owner[mfn : mfn + size] = bytes((DOMAIN,)) * size
+        self.allocated[mfn : mfn + size] = bytes((1,)) * size
+        self.refs[mfn : mfn + size] = array("I", (1,)) * size
+        self.bytes[mfn * PAGE_SIZE : (mfn + size) * PAGE_SIZE] = bytes(size * PAGE_SIZE)
+        self.nr_pages += size
         return mfn
+
+    def _find_free(self, order: int, limit: int) -> int:
+        """``free_list`` is a hint: frames of it may have been taken as parts of larger extents."""
+        while not order and limit >= self.frames and self.free_list:
+            mfn = self.free_list.pop()
+            if self.owner[mfn] == XEN:
+                return mfn
+        size = 1 << order
+        free = bytes((XEN,)) * size
+        mfn = self.ram_mfn - 1
+        while (mfn := self.owner.find(free, mfn + 1, min(limit, self.frames))) >= 0:
+            if mfn % size == 0:
+                return mfn
+            mfn += -mfn % size - 1
+        raise XenError(ENOMEM)
 
     def release(self, mfn: int) -> None:
         """Give up the allocation of a frame; it is free as soon as nothing refers to it any more.
@@ -285,8 +314,14 @@ class Memory:
         self.owner[mfn] = XEN
         self.stamps[mfn] = self.flush_clock[0]
         self.m2p[mfn] = INVALID_M2P_ENTRY
+        if len(self.free_list) >= self.frames:
+            self.free_list = self.free_frames()
         self.free_list.append(mfn)
         self.nr_pages -= 1
+
+    def free_frames(self) -> array[int]:
+        """The frames that are nobody's and may become the domain's."""
+        return array("Q", (mfn for mfn in range(self.ram_mfn, self.frames) if not self.owner[mfn]))
 
     def flush_stale(self, mfn: int) -> None:
         """Let no CPU have a translation from before the frame's stamp."""

@@ -18,7 +18,7 @@ cdef unsigned long long _L1_DISALLOWED, _TABLE_DISALLOWED, _COMPARED, _TABLE_FLA
 cdef unsigned long long _INVALID_MFN, _NO_TABLE
 cdef unsigned int _MAX_COUNT
 cdef int _MAX_LINEAR
-cdef unsigned long long _COMMAND, _ADDRESS, _OFFSET, _REQUEST
+cdef unsigned long long _COMMAND, _ADDRESS, _OFFSET, _REQUEST, _STRIDE
 cdef long long NOT_MAPPED
 
 @cython.final

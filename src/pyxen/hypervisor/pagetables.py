@@ -88,6 +88,8 @@ _COMMAND: Final = 7
 _ADDRESS: Final = 0xFFFFFFFFFFFFFFFF
 _OFFSET: Final = 0xFFF
 _REQUEST: Final = 16
+_STRIDE: Final = 16
+"""So many requests are done between two looks at what else waits."""
 
 
 class PageTables:
@@ -359,24 +361,26 @@ class PageTables:
     def apply_batch(self, vcpu: Vcpu, requests: int, count: int, foreign: bool) -> None:
         """Carry out the requests of ``mmu_update`` at a linear address; ``done`` counts them.
 
-        Raises EFAULT at the first that cannot be read, and what ``apply`` raises. Ends early when
-        the domain stops.
+        Raises EFAULT at the first that cannot be read, and what ``apply`` raises. Ends early to
+        give way.
         """
         self.done = 0
         self._table_changed = False
         try:
             while self.done < count:
+                if self.done and vcpu.domain.preempt_check(vcpu):
+                    return
                 address = (requests + _REQUEST * self.done) & _ADDRESS
                 # Not beyond the page: those before one that cannot be read count.
                 chunk = max(1, (PAGE_SIZE - (address & _OFFSET)) // _REQUEST)
+                if chunk > _STRIDE:
+                    chunk = _STRIDE
                 if chunk > count - self.done:
                     chunk = count - self.done
                 first = find_words(vcpu, address, 2 * chunk)
                 if first == NOT_MAPPED:
                     raise XenError(EFAULT)
                 self.apply(first, chunk, foreign)
-                if self.done < count and vcpu.domain.must_leave():
-                    return
         finally:
             if self._table_changed:
                 vcpu.domain.engine.flush_tlb()

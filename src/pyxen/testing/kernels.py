@@ -53,7 +53,7 @@ from pyxen.errors import PyxenError
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.instruments import Statistics
-from pyxen.toolstack.lifecycle import RunOptions, build_domain
+from pyxen.toolstack.lifecycle import SPARE_PAGES, RunOptions, build_domain
 
 RUNTIME: Final = Path(__file__).parent / "runtime"
 """The folder of ``runtime.h`` and what belongs to it."""
@@ -257,9 +257,10 @@ def prepare_kernel(
     )
     image = load_kernel(kernel)
     output = bytearray()
-    engine = engines.create(options.engine, memory_mib * _PAGES_PER_MIB, vcpus)
+    pages = memory_mib * _PAGES_PER_MIB
+    engine = engines.create(options.engine, pages + SPARE_PAGES, vcpus)
     try:
-        domain = Domain(engine, memory_mib * _PAGES_PER_MIB, console_output=output.extend)
+        domain = Domain(engine, pages, max_pages=pages, console_output=output.extend)
         try:
             build_domain(domain, image, options, output.extend)
             yield PreparedKernel(domain, output)

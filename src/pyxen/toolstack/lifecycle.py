@@ -40,6 +40,8 @@ from pyxen.hypervisor.page_flags import PAGE_SHIFT
 log = logging.getLogger("pyxen")
 
 _SWITCH_INTERVAL: Final = 0.0005
+SPARE_PAGES: Final = 1024
+"""Memory of the machine beyond its domain's, so that pages can be exchanged for others."""
 _PAGES_PER_MIB: Final = (1 << 20) >> PAGE_SHIFT
 _NO_STORE: Final = 0
 """A kernel that finds no port of the store does not wait for its answers."""
@@ -125,7 +127,8 @@ def _run_once(
     io: _IoThread,
     deadline: _Deadline,
 ) -> Outcome:
-    engine = engines.create(options.engine, options.memory_mib * _PAGES_PER_MIB, options.vcpus)
+    pages = options.memory_mib * _PAGES_PER_MIB
+    engine = engines.create(options.engine, pages + SPARE_PAGES, options.vcpus)
     scrollback = Scrollback()
 
     def output(data: bytes) -> None:
@@ -133,7 +136,7 @@ def _run_once(
         console.output(data)
 
     try:
-        domain = Domain(engine, options.memory_mib * _PAGES_PER_MIB, console_output=output)
+        domain = Domain(engine, pages, max_pages=pages, console_output=output)
         domain.instruments.extend(instruments)
         domain.scheduler.set_cap(options.cap)
         try:

@@ -1,18 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""memory_op: more memory, less memory, and questions about it."""
+"""memory_op: more memory, less memory (``memory_reservation``), and questions about it.
+
+A paravirtual domain keeps its own map of pseudo-physical frames, so what changes that map for
+other kinds of guests (``add_to_physmap`` …) is refused, as is what only domain 0 may do. Reference:
+``public/memory.h``; which error comes first is that of Xen's ``do_memory_op``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi import memory as abi
 from pyxen.abi.arch_x86_64 import ARCH_SHARED_INFO, MACH2PHYS_VIRT_START
-from pyxen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import (
+    EACCES,
+    EDOM,
+    EINVAL,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+    ESRCH,
+)
 from pyxen.abi.xen import SHARED_INFO, HYPERVISOR_memory_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.hypercalls.memory_reservation import RESERVATIONS, change, exchange
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 
@@ -23,25 +36,29 @@ if TYPE_CHECKING:
 _NAMES: Final = {number: f"memory_op.{name}" for number, name in abi.XENMEM_NAMES.items()}
 _COMMAND: Final = 0x3F
 _START_EXTENT_SHIFT: Final = 6
-_MAX_EXTENTS: Final = 0xFFFFFFFF >> _START_EXTENT_SHIFT
 _LARGE_PAGE: Final = 0x200000
 _MAX_PFN: Final = SHARED_INFO.offsets["arch"] + ARCH_SHARED_INFO.offsets["max_pfn"]
+_MAX_EXTENT: Final = 0xFFFF
+_MAX_REGIONS: Final = 1024
 
 
 @hypercall(HYPERVISOR_memory_op)
 def memory_op(vcpu: Vcpu, command: int, argument: int) -> int:
     """The bits above the sub-operation say at which extent a continued call goes on."""
-    start_extent = command >> _START_EXTENT_SHIFT
+    start = command >> _START_EXTENT_SHIFT
     command &= _COMMAND
     vcpu.domain.counters.add_operation(_NAMES.get(command, "memory_op.unknown"))
-    if command in _RESERVATIONS:
-        return _reservation(vcpu, command, argument, start_extent)
-    if start_extent:
-        raise XenError(EINVAL if command in _SIMPLE_QUESTIONS else ENOSYS)
-    operation = _QUESTIONS.get(command)
-    if operation is None:
-        if command in abi.XENMEM_NAMES:
-            vcpu.domain.report_once(f"{_NAMES[command]} is not implemented: -ENOSYS")
+    if command in RESERVATIONS:
+        return change(vcpu, command, argument, start)
+    if command in _WITH_EXTENTS:
+        return _WITH_EXTENTS[command](vcpu, argument, start)
+    operation = _OPERATIONS.get(command)
+    if operation is not None:
+        if start:
+            raise XenError(EINVAL)
+        return operation(vcpu, argument)
+    operation = _ARCH_OPERATIONS.get(command)
+    if operation is None or start:
         raise XenError(ENOSYS)
     return operation(vcpu, argument)
 
@@ -50,78 +67,12 @@ def _read(vcpu: Vcpu, layout: Layout, argument: int) -> tuple[int, ...]:
     return layout.unpack(guest_access.copy_from(vcpu, argument, layout.size))
 
 
-# The reservation
-
-
-def _reservation(vcpu: Vcpu, command: int, argument: int, start: int) -> int:
-    """Returns the number of extents done, which is less than asked for when one was refused.
-
-    There are no errors, not even for a bad pointer.
-    """
-    try:
-        extents, count, order, _flags, domid = _read(vcpu, abi.XEN_MEMORY_RESERVATION, argument)
-    except XenError:
-        return start
-    if not vcpu.domain.is_self(domid) or count > _MAX_EXTENTS:
-        return start
-    if order:  # extents of more than a page are for those who build domains
-        return start
-    change = _RESERVATIONS[command]
-    done = start
-    with suppress(XenError):
-        while done < count:
-            change(vcpu, extents, done)
-            done += 1
-    return done
-
-
-def _populate(vcpu: Vcpu, extents: int, number: int) -> None:
-    """A frame for the pfn in the list, which becomes the frame's mfn."""
-    if not extents:
-        raise XenError(EFAULT)
-    address = extents + 8 * number
-    (pfn,) = guest_access.read_words(vcpu, address, 1)
-    memory = vcpu.domain.memory
-    mfn = memory.allocate()
-    memory.m2p[mfn] = pfn
-    try:
-        guest_access.write_word(vcpu, address, mfn)
-    except XenError:
-        memory.release(mfn)
-        raise
-
-
-def _increase(vcpu: Vcpu, extents: int, number: int) -> None:
-    """A frame without a pfn; the list, if there is one, gets its mfn."""
-    memory = vcpu.domain.memory
-    mfn = memory.allocate()
-    if extents:
-        try:
-            guest_access.write_word(vcpu, extents + 8 * number, mfn)
-        except XenError:
-            memory.release(mfn)
-            raise
-
-
-def _decrease(vcpu: Vcpu, extents: int, number: int) -> None:
-    """Give back the frame whose mfn is in the list."""
-    (mfn,) = guest_access.read_words(vcpu, extents + 8 * number, 1)
-    vcpu.domain.memory.release(mfn)
-
-
-_RESERVATIONS: Final[dict[int, Callable[[Vcpu, int, int], None]]] = {
-    abi.XENMEM_increase_reservation: _increase,
-    abi.XENMEM_decrease_reservation: _decrease,
-    abi.XENMEM_populate_physmap: _populate,
-}
-
 # Questions
 
 
 def _check_domid(vcpu: Vcpu, argument: int) -> None:
     (domid,) = _read(vcpu, abi.XEN_MEMORY_DOMAIN, argument)
-    if not vcpu.domain.is_self(domid):
-        raise XenError(EPERM if domid == 0 else ESRCH)
+    vcpu.domain.check_is_self(domid)
 
 
 def _current_reservation(vcpu: Vcpu, argument: int) -> int:
@@ -167,13 +118,60 @@ def _machphys_mfn_list(vcpu: Vcpu, argument: int) -> int:
     return 0
 
 
+def _no_compat_table(vcpu: Vcpu, argument: int) -> int:
+    """The table of 32-bit guests: there is none, as in a Xen without them."""
+    raise XenError(EOPNOTSUPP)
+
+
+def _no_pages(vcpu: Vcpu, argument: int) -> int:
+    """Sharing of pages between domains: none are."""
+    return 0
+
+
+def _reserved_device_memory_map(vcpu: Vcpu, argument: int) -> int:
+    """There are no devices: an empty list."""
+    flags, _, buffer, *_ = _read(vcpu, abi.XEN_RESERVED_DEVICE_MEMORY_MAP, argument)
+    guest_access.check_handle(buffer)
+    if flags & ~abi.XENMEM_RDM_ALL:
+        raise XenError(EINVAL)
+    offset = abi.XEN_RESERVED_DEVICE_MEMORY_MAP.offsets["nr_entries"]
+    guest_access.write_u32(vcpu, argument + offset, 0)
+    return 0
+
+
+def _get_vnumainfo(vcpu: Vcpu, argument: int) -> int:
+    """The domain has no virtual NUMA topology."""
+    domid, padding, *_ = _read(vcpu, abi.XEN_VNUMA_TOPOLOGY_INFO, argument)
+    if padding:
+        raise XenError(EINVAL)
+    vcpu.domain.check_is_self(domid)
+    raise XenError(EOPNOTSUPP)
+
+
+# The memory map: what the BIOS call E820h would tell. The domain may replace its own.
+
+
 def _memory_map(vcpu: Vcpu, argument: int) -> int:
-    """One region: all that the domain may have."""
     entries, buffer = _read(vcpu, abi.XEN_MEMORY_MAP, argument)
-    size = vcpu.domain.memory.max_pages * PAGE_SIZE
-    if entries:
-        guest_access.copy_to(vcpu, buffer, abi.E820_ENTRY.pack(0, size, abi.E820_RAM))
-    guest_access.write_u32(vcpu, argument, min(entries, 1))
+    size = abi.E820_ENTRY.size
+    table = vcpu.domain.memory_map
+    if not table:
+        raise XenError(ENOSYS)
+    entries = min(entries, len(table) // size)
+    guest_access.copy_to(vcpu, buffer, table[: entries * size])
+    guest_access.write_u32(vcpu, argument, entries)
+    return 0
+
+
+def _set_memory_map(vcpu: Vcpu, argument: int) -> int:
+    layout = abi.XEN_FOREIGN_MEMORY_MAP
+    domid, inner = layout.unpack(guest_access.copy_from(vcpu, argument, layout.size))
+    entries, buffer = abi.XEN_MEMORY_MAP.unpack(inner)
+    if entries > _MAX_REGIONS:
+        raise XenError(EINVAL)
+    vcpu.domain.check_is_self(domid)
+    size = entries * abi.E820_ENTRY.size
+    vcpu.domain.memory_map = guest_access.copy_from(vcpu, buffer, size)
     return 0
 
 
@@ -181,19 +179,105 @@ def _machine_memory_map(vcpu: Vcpu, argument: int) -> int:
     raise XenError(EPERM)
 
 
-_SIMPLE_QUESTIONS: Final = (
-    abi.XENMEM_current_reservation,
-    abi.XENMEM_maximum_reservation,
-    abi.XENMEM_maximum_gpfn,
-    abi.XENMEM_maximum_ram_page,
-)
-_QUESTIONS: Final[dict[int, Callable[[Vcpu, int], int]]] = {
+# What a paravirtual domain without privileges has no use for
+
+
+def _add_to_physmap(vcpu: Vcpu, argument: int, start: int) -> int:
+    if start > _MAX_EXTENT:
+        raise XenError(EDOM)
+    domid, _, space, *_ = _read(vcpu, abi.XEN_ADD_TO_PHYSMAP, argument)
+    if space == abi.XENMAPSPACE_gmfn_foreign:
+        raise XenError(ENOSYS)
+    _check_exists(vcpu, domid)
+    raise XenError(EACCES)
+
+
+def _add_to_physmap_batch(vcpu: Vcpu, argument: int, start: int) -> int:
+    if start > _MAX_EXTENT:
+        raise XenError(EDOM)
+    domid, space, *_ = _read(vcpu, abi.XEN_ADD_TO_PHYSMAP_BATCH, argument)
+    if space == abi.XENMAPSPACE_gmfn_range:
+        raise XenError(EOPNOTSUPP)
+    _check_exists(vcpu, domid)
+    raise XenError(EACCES)
+
+
+def _remove_from_physmap(vcpu: Vcpu, argument: int) -> int:
+    domid, _ = _read(vcpu, abi.XEN_REMOVE_FROM_PHYSMAP, argument)
+    _check_exists(vcpu, domid)
+    raise XenError(EACCES)
+
+
+def _pod_target(vcpu: Vcpu, argument: int) -> int:
+    """Populate on demand is for guests with a physmap of Xen's."""
+    *_, domid = _read(vcpu, abi.XEN_POD_TARGET, argument)
+    _check_exists(vcpu, domid)
+    raise XenError(EINVAL)
+
+
+def _access_op(vcpu: Vcpu, argument: int, start: int) -> int:
+    """For the domain that watches another one, which is never itself and never paravirtual."""
+    _, _, domid, *_ = _read(vcpu, abi.XEN_MEM_ACCESS_OP, argument)
+    _check_remote(vcpu, domid)
+    raise XenError(EINVAL)
+
+
+def _claim_pages(vcpu: Vcpu, argument: int) -> int:
+    extents, _, order, flags, domid = _read(vcpu, abi.XEN_MEMORY_RESERVATION, argument)
+    if extents or order or flags or domid not in (0, vcpu.domain.domid):
+        raise XenError(EINVAL)
+    raise XenError(EPERM)
+
+
+def _acquire_resource(vcpu: Vcpu, argument: int, start: int) -> int:
+    """Frames that Xen keeps for another domain: for device models."""
+    domid, _, _, frames, padding, frame, _ = _read(vcpu, abi.XEN_MEM_ACQUIRE_RESOURCE, argument)
+    if padding or frame >> 32 or (frame + frames) >> 32:
+        raise XenError(EINVAL)
+    _check_remote(vcpu, domid)
+    raise XenError(EPERM)
+
+
+def _check_exists(vcpu: Vcpu, domid: int) -> None:
+    """Raises ESRCH."""
+    if domid and not vcpu.domain.is_self(domid):
+        raise XenError(ESRCH)
+
+
+def _check_remote(vcpu: Vcpu, domid: int) -> None:
+    """Another domain, which DOMID_SELF does not name. Raises ESRCH, EPERM for the caller's own."""
+    if domid == vcpu.domain.domid:
+        raise XenError(EPERM)
+    if domid:
+        raise XenError(ESRCH)
+
+
+_WITH_EXTENTS: Final[dict[int, Callable[[Vcpu, int, int], int]]] = {
+    abi.XENMEM_add_to_physmap: _add_to_physmap,
+    abi.XENMEM_add_to_physmap_batch: _add_to_physmap_batch,
+    abi.XENMEM_access_op: _access_op,
+    abi.XENMEM_acquire_resource: _acquire_resource,
+}
+_OPERATIONS: Final[dict[int, Callable[[Vcpu, int], int]]] = {
+    abi.XENMEM_exchange: exchange,
     abi.XENMEM_current_reservation: _current_reservation,
     abi.XENMEM_maximum_reservation: _maximum_reservation,
     abi.XENMEM_maximum_gpfn: _maximum_gpfn,
     abi.XENMEM_maximum_ram_page: _maximum_ram_page,
+    abi.XENMEM_remove_from_physmap: _remove_from_physmap,
+    abi.XENMEM_claim_pages: _claim_pages,
+    abi.XENMEM_get_vnumainfo: _get_vnumainfo,
+    abi.XENMEM_reserved_device_memory_map: _reserved_device_memory_map,
+}
+_ARCH_OPERATIONS: Final[dict[int, Callable[[Vcpu, int], int]]] = {
     abi.XENMEM_machphys_mapping: _machphys_mapping,
     abi.XENMEM_machphys_mfn_list: _machphys_mfn_list,
+    abi.XENMEM_machphys_compat_mfn_list: _no_compat_table,
     abi.XENMEM_memory_map: _memory_map,
+    abi.XENMEM_set_memory_map: _set_memory_map,
     abi.XENMEM_machine_memory_map: _machine_memory_map,
+    abi.XENMEM_set_pod_target: _pod_target,
+    abi.XENMEM_get_pod_target: _pod_target,
+    abi.XENMEM_get_sharing_freed_pages: _no_pages,
+    abi.XENMEM_get_sharing_shared_pages: _no_pages,
 }

@@ -2,7 +2,8 @@
 """mmu_update: change page-table entries, or the machine-to-phys table, in a batch.
 
 Each request is a machine address, whose three low bits are the command, and a value. The first
-refused request ends the batch; the count of those done is stored, if asked for.
+refused request ends the batch; the count of those done is stored, if asked for. A batch that gave
+way goes on with the highest bit of its count set: what is stored is added to then.
 """
 
 from __future__ import annotations
@@ -10,23 +11,29 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-from pyxen.abi.errno import EFAULT, ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import ENOSYS, EPERM, ESRCH
 from pyxen.abi.xen import (
     DOMID_IO,
     DOMID_SELF,
     DOMID_XEN,
     MMU_PT_UPDATE_NO_TRANSLATE,
+    MMU_UPDATE,
     HYPERVISOR_mmu_update,
 )
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.addresses import UINT32
+from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
 
 _DOM0: Final = 0
+_MASK: Final = 0xFFFFFFFFFFFFFFFF
 _COMMAND: Final = 7
 _LAST_COMMAND: Final = MMU_PT_UPDATE_NO_TRANSLATE
+_REQUEST: Final = MMU_UPDATE.size
+PREEMPTED: Final = 1 << 31
+"""In a count: the call goes on."""
 
 
 @hypercall(HYPERVISOR_mmu_update)
@@ -36,8 +43,9 @@ def mmu_update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -
     Pages of DOMID_IO are devices; a domain without any gets nothing there, but is not refused.
     """
     count &= UINT32
-    if not is_guest_address(requests):
-        raise XenError(EFAULT)
+    before = done_before(vcpu, done, count)
+    count &= ~PREEMPTED
+    guest_access.check_handle(requests)
     table_owner = (domains >> 16 & 0xFFFF) - 1
     own_tables = table_owner in (-1, vcpu.domain.domid)
     if not own_tables and table_owner != _DOM0:
@@ -53,7 +61,10 @@ def mmu_update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -
         elif count:
             _refuse(vcpu, requests)
     finally:
-        store_done(vcpu, done, tables.done)
+        store_done(vcpu, done, before + tables.done)
+    if tables.done < count:
+        rest = requests + _REQUEST * tables.done & _MASK
+        raise Continuation(rest, count - tables.done | PREEMPTED, done, domains)
     return 0
 
 
@@ -63,11 +74,19 @@ def _refuse(vcpu: Vcpu, request: int) -> None:
     raise XenError(EPERM if pointer & _COMMAND <= _LAST_COMMAND else ENOSYS)
 
 
+def done_before(vcpu: Vcpu, address: int, count: int) -> int:
+    """How many were done before the call gave way; a bad pointer is no error."""
+    if count & PREEMPTED and address:
+        with suppress(XenError):
+            return int.from_bytes(guest_access.copy_from(vcpu, address, 4), "little")
+    return 0
+
+
 def store_done(vcpu: Vcpu, address: int, finished: int) -> None:
     """Tell how many were done, if it is asked for; a bad pointer is no error."""
     if address:
         with suppress(XenError):
-            guest_access.write_u32(vcpu, address, finished)
+            guest_access.write_u32(vcpu, address, finished & UINT32)
 
 
 def check_page_owner(vcpu: Vcpu, domid: int) -> None:

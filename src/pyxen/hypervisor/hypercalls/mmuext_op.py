@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
+from pyxen.abi.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP
 from pyxen.abi.xen import (
     MMUEXT_CLEAR_PAGE,
     MMUEXT_COPY_PAGE,
@@ -32,8 +32,14 @@ from pyxen.abi.xen import (
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.descriptor_tables import release_ldt_pages
-from pyxen.hypervisor.hypercalls.mmu_update import check_page_owner, store_done
+from pyxen.hypervisor.hypercalls.mmu_update import (
+    PREEMPTED,
+    check_page_owner,
+    done_before,
+    store_done,
+)
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.page_types import WRITABLE
@@ -43,29 +49,32 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 _MAX_LDT_ENTRIES: Final = 8192
+_MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 
 @hypercall(HYPERVISOR_mmuext_op)
 def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -> int:
     """The first refused operation ends the batch; the count of those done is stored."""
-    if not is_guest_address(operations):
-        raise XenError(EFAULT)
-    check_page_owner(vcpu, domain)
     count &= UINT32
+    before = done_before(vcpu, done, count)
+    count &= ~PREEMPTED
+    guest_access.check_handle(operations)
+    check_page_owner(vcpu, domain)
     finished = 0
     counters = vcpu.domain.counters
     try:
         while finished < count:
+            if finished and vcpu.domain.preempt_check(vcpu):
+                rest = operations + finished * MMUEXT_OP.size & _MASK
+                raise Continuation(rest, count - finished | PREEMPTED, done, domain)
             address = operations + finished * MMUEXT_OP.size
             command, first, second = guest_access.read_words(vcpu, address, 3)
             command &= UINT32
             counters.add_operation(_NAMES.get(command, "mmuext_op.unknown"))
             _operate(vcpu, command, first, second)
             finished += 1
-            if finished < count and vcpu.domain.must_leave():
-                break
     finally:
-        store_done(vcpu, done, finished)
+        store_done(vcpu, done, before + finished)
     return 0
 
 

@@ -9,10 +9,14 @@ from typing import Final
 from pyxen.abi.xen import MULTICALL_ENTRY, HYPERVISOR_multicall
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.addresses import UINT32
+from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
 
 _RESULT: Final = MULTICALL_ENTRY.offsets["result"]
+_ARGUMENTS: Final = MULTICALL_ENTRY.offsets["args"]
+_SIZE: Final = MULTICALL_ENTRY.size
 
 
 @hypercall(HYPERVISOR_multicall)
@@ -21,18 +25,25 @@ def multicall(vcpu: Vcpu, calls: int, count: int) -> int | None:
 
     Only ``iret`` ends the batch: it has left for where its frame says, with rax from there.
     """
+    guest_access.check_handle(calls)
     domain = vcpu.domain
     dispatcher = domain.dispatcher
+    count &= UINT32
     for number in range(count):
-        entry = calls + number * MULTICALL_ENTRY.size
+        entry = calls + number * _SIZE
+        if number and domain.preempt_check(vcpu):
+            raise Continuation(entry, count - number)
         operation, _, *arguments = guest_access.read_words(vcpu, entry, 8)
         result = dispatcher.entry(vcpu, operation, arguments)
         if result is None:
+            rest = dispatcher.take_continuation()
+            if rest:
+                for position, argument in enumerate(rest):
+                    guest_access.write_word(vcpu, entry + _ARGUMENTS + 8 * position, argument)
+                raise Continuation(entry, count - number)
             _store_last(vcpu, entry + _RESULT, vcpu.cpu.registers.rax)
             return None
         guest_access.write_word(vcpu, entry + _RESULT, result)
-        if domain.must_leave():
-            break
     return 0
 
 
