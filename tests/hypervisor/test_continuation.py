@@ -14,6 +14,7 @@ from small_domain import BASE, FREE, L1, SYSCALL_LENGTH, SmallDomain, small_doma
 
 from pyxen.abi import memory as abi
 from pyxen.abi import xen
+from pyxen.abi.event_channel import EVTCHN_RESET, EVTCHNOP_reset
 from pyxen.hypervisor.page_flags import PAGE_SIZE, PRESENT, RW
 from pyxen.hypervisor.vcpu import PENDING, Vcpu
 
@@ -86,6 +87,15 @@ def exchange(guest: SmallDomain) -> list[int]:
     return [result, *struct.unpack("<4Q", guest.read(taken, 32))]
 
 
+def reset(guest: SmallDomain) -> list[int]:
+    for _ in range(300):
+        guest.domain.events.alloc_unbound(0)
+    call = xen.HYPERVISOR_event_channel_op
+    place = guest.put_struct(EVTCHN_RESET, xen.DOMID_SELF)
+    results = [guest.call(call, 14, place), guest.call(call, EVTCHNOP_reset, place)]
+    return [*results, guest.domain.events.alloc_unbound(0)]
+
+
 def several(guest: SmallDomain) -> list[int]:
     """A multicall whose entries are long themselves."""
     frames = [guest.mfn(FREE + number) for number in range(5)]
@@ -111,7 +121,7 @@ def several(guest: SmallDomain) -> list[int]:
     return [*results, guest.vcpu.kernel_sp, len(b"".join(guest.output))]
 
 
-WORKS = (update_entries, operate, balloon, exchange, several)
+WORKS = (update_entries, operate, balloon, exchange, reset, several)
 SCRATCH_FRAMES = 3
 
 

@@ -167,7 +167,7 @@ class TestSwitch:
         assert FifoGuest(many).word(1023) == PENDING | LINKED
         events.close(70_000)
         assert events.bind_ipi(0) == 70_000
-        events.reset()
+        assert events.reset(many.vcpu, continued=False)
         assert events.bind_ipi(0) == 1
 
     def test_ports_beyond_the_array_wait(self, many: SmallDomain) -> None:

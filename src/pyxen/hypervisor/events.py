@@ -26,7 +26,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pyxen.abi.errno import EACCES, EEXIST, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP, EPERM, ESRCH
+from pyxen.abi.errno import (
+    EACCES,
+    EBUSY,
+    EEXIST,
+    EINVAL,
+    ENOENT,
+    ENOSPC,
+    EOPNOTSUPP,
+    EPERM,
+    ESRCH,
+)
 from pyxen.abi.event_channel import (
     EVTCHNSTAT_NAMES,
     EVTCHNSTAT_closed,
@@ -52,6 +62,7 @@ from pyxen.hypervisor.instruments import PortStatistics
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
+    from pyxen.hypervisor.vcpu import Vcpu
 
 BACK_END_DOMAIN: Final = 0
 NR_PIRQS: Final = 48
@@ -118,6 +129,8 @@ class EventChannels:
         self.ports = Ports()
         self.operations: PortOperations = TwoLevel(domain, self.ports)
         self.fifo: Fifo | None = None
+        self.next_to_close = 0
+        """Where a reset that has given way goes on."""
         self.back_end_ports: dict[int, BackEndPort] = {}
         self._virq_ports = array("I", bytes(4 * NR_VIRQS * len(domain.vcpus)))
 
@@ -266,20 +279,26 @@ class EventChannels:
         ports.state[number] = CLOSED
         ports.vcpu[number] = 0
 
-    def reset(self) -> None:
+    def reset(self, vcpu: Vcpu, *, continued: bool) -> bool:
         """Close all ports, those of the console and the store too; back to the two-level form.
 
-        Ends early when the domain stops.
+        Returns whether that is done; else it has given way and is to be continued. Raises EBUSY
+        for a second one meanwhile, and for a continuation of none.
         """
-        for number in range(1, len(self.ports)):
+        if bool(self.next_to_close) != continued:
+            raise XenError(EBUSY)
+        for number in range(self.next_to_close or 1, len(self.ports)):
             if self.ports.state[number] != CLOSED:
                 self.close(number)
-            if number % _CHECK_INTERVAL == 0 and self._domain.must_leave():
-                return
+            if number % _CHECK_INTERVAL == 0 and self._domain.preempt_check(vcpu):
+                self.next_to_close = number + 1
+                return False
+        self.next_to_close = 0
         if self.fifo is not None:
             self.fifo.release()
             self.fifo = None
             self.operations = TwoLevel(self._domain, self.ports)
+        return True
 
     def status(self, domid: int, number: int) -> PortStatus:
         """Raises ESRCH, EINVAL for a port out of range, EPERM for one of domain 0."""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pyxen.abi import event_channel as abi
-from pyxen.abi.errno import EBUSY, ENOSYS
+from pyxen.abi.errno import ENOSYS
 from pyxen.abi.xen import HYPERVISOR_event_channel_op, HYPERVISOR_event_channel_op_compat
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32
+from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.hypercalls.table import hypercall
 
 if TYPE_CHECKING:
@@ -120,17 +121,16 @@ def _unmask(vcpu: Vcpu, argument: int) -> None:
     vcpu.domain.events.unmask(port)
 
 
-def _reset(vcpu: Vcpu, argument: int) -> None:
+def _reset(vcpu: Vcpu, argument: int, *, continued: bool = False) -> None:
     (domid,) = _read(vcpu, abi.EVTCHN_RESET, argument)
     vcpu.domain.events.check_domain(domid)
-    vcpu.domain.events.reset()
+    if not vcpu.domain.events.reset(vcpu, continued=continued):
+        raise Continuation(_RESET_CONT, argument)
 
 
 def _reset_cont(vcpu: Vcpu, argument: int) -> None:
-    """Our reset is never half done, and so there is none to go on with."""
-    (domid,) = _read(vcpu, abi.EVTCHN_RESET, argument)
-    vcpu.domain.events.check_domain(domid)
-    raise XenError(EBUSY)
+    """Xen's own number for the rest of a reset that has given way."""
+    _reset(vcpu, argument, continued=True)
 
 
 def _init_control(vcpu: Vcpu, argument: int) -> None:
