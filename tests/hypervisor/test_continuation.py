@@ -14,6 +14,7 @@ from small_domain import BASE, FREE, L1, SYSCALL_LENGTH, SmallDomain, small_doma
 
 from pyxen.abi import memory as abi
 from pyxen.abi import xen
+from pyxen.abi.arch_x86_64 import TRAP_INFO
 from pyxen.abi.event_channel import EVTCHN_RESET, EVTCHNOP_reset
 from pyxen.hypervisor.page_flags import PAGE_SIZE, PRESENT, RW
 from pyxen.hypervisor.vcpu import PENDING, Vcpu
@@ -96,6 +97,13 @@ def reset(guest: SmallDomain) -> list[int]:
     return [*results, guest.domain.events.alloc_unbound(0)]
 
 
+def trap_table(guest: SmallDomain) -> list[int]:
+    entries = [(vector, 0, 0x33, BASE + 16 * vector) for vector in range(20)]
+    table = b"".join(TRAP_INFO.pack(*entry) for entry in [*entries, (0, 0, 0, 0)])
+    result = guest.call(xen.HYPERVISOR_set_trap_table, guest.put(table))
+    return [result, *guest.vcpu.trap_address]
+
+
 def several(guest: SmallDomain) -> list[int]:
     """A multicall whose entries are long themselves."""
     frames = [guest.mfn(FREE + number) for number in range(5)]
@@ -121,7 +129,7 @@ def several(guest: SmallDomain) -> list[int]:
     return [*results, guest.vcpu.kernel_sp, len(b"".join(guest.output))]
 
 
-WORKS = (update_entries, operate, balloon, exchange, reset, several)
+WORKS = (update_entries, operate, balloon, exchange, reset, trap_table, several)
 SCRATCH_FRAMES = 3
 
 

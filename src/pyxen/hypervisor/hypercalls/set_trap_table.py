@@ -8,6 +8,7 @@ from pyxen.abi.errno import EINVAL
 from pyxen.abi.xen import HYPERVISOR_set_trap_table
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
+from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.vcpu import TRAPS, Vcpu
@@ -23,7 +24,7 @@ def set_trap_table(vcpu: Vcpu, traps: int) -> int:
     while True:
         entry = guest_access.copy_from(vcpu, traps, TRAP_INFO.size)
         vector, flags, cs, address = TRAP_INFO.unpack(entry)
-        if not address or vcpu.domain.must_leave():  # a guest may give us a table without an end
+        if not address:
             return 0
         if not is_canonical(address):
             raise XenError(EINVAL)
@@ -31,3 +32,5 @@ def set_trap_table(vcpu: Vcpu, traps: int) -> int:
         vcpu.trap_flags[vector] = flags
         vcpu.trap_cs[vector] = cs | 3
         traps += TRAP_INFO.size
+        if vcpu.domain.preempt_check(vcpu):  # a guest may give us a table without an end
+            raise Continuation(traps)
