@@ -115,6 +115,8 @@ class TestExchange:
         ("arguments", "error"),
         [
             ({"in_order": 10, "out_order": 10}, EPERM),
+            ({"in_order": (1 << 32) - 1}, EPERM),
+            ({"out_order": (1 << 32) - 1}, EPERM),
             ({"done": 2}, EINVAL),
             ({"domids": (SELF, 1)}, EINVAL),
             ({"out_order": 1}, EINVAL),

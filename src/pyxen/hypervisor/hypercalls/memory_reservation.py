@@ -152,8 +152,6 @@ class _Exchange:
             layout.unpack(taken)
         )
         self.exchanged = exchanged
-        self._ins = 1 << max(0, self._out_order - self._in_order)
-        self._outs = 1 << max(0, self._in_order - self._out_order)
 
     def check(self) -> None:
         """Raises EPERM, EINVAL, EFAULT, ESRCH."""
@@ -173,6 +171,8 @@ class _Exchange:
         guest_access.check_handle(self._out_list)
         self._limit = _frame_limit(self._domain, self._flags)
         self._domain.check_is_self(self._in_domid)
+        self._ins = 1 << max(0, self._out_order - self._in_order)
+        self._outs = 1 << max(0, self._in_order - self._out_order)
         self.exchanged -= self.exchanged % self._ins
 
     def exchange_chunk(self) -> None:
