@@ -16,6 +16,7 @@ from pyxen.abi.xen import DOMID_SELF, HYPERVISOR_grant_table_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.grants import GrantError, dom0_status, pin_increment
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.own_grants import map_own, reserve_handle, unmap_own
@@ -31,7 +32,6 @@ _NAMES: Final = {number: f"grant_table_op.{name}" for number, name in abi.GNTTAB
 _INT_MAX: Final = 0x7FFFFFFF
 _COMMAND_MASK: Final = 0xFFF
 _LONGEST: Final = (1 << 64) - 1
-_BETWEEN_LOOKS: Final = 32
 
 
 @hypercall(HYPERVISOR_grant_table_op)
@@ -64,14 +64,17 @@ def grant_table_op(vcpu: Vcpu, command: int, argument: int, count: int) -> int:
 
 
 def _elements(
-    vcpu: Vcpu, address: int, count: int, layout: Layout
+    vcpu: Vcpu, command: int, address: int, count: int, layout: Layout
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """The structures of an array, each with its address. Raises EFAULT."""
+    """The structures of an array, each with its address; gives way between two of them.
+
+    Raises EFAULT.
+    """
     if not is_guest_address(address) or count >= _LONGEST // layout.size:
         raise XenError(EFAULT)
     for number in range(count):
-        if number % _BETWEEN_LOOKS == _BETWEEN_LOOKS - 1 and vcpu.domain.must_leave():
-            return
+        if number and vcpu.domain.preempt_check(vcpu):
+            raise Continuation(command, address, count - number)
         yield address, layout.unpack(guest_access.copy_from(vcpu, address, layout.size))
         address += layout.size
 
@@ -179,7 +182,7 @@ def _set_version(vcpu: Vcpu, argument: int) -> int:
 
 def _map(vcpu: Vcpu, array: int, count: int) -> None:
     layout = abi.GNTTAB_MAP_GRANT_REF
-    for address, values in _elements(vcpu, array, count, layout):
+    for address, values in _elements(vcpu, abi.GNTTABOP_map_grant_ref, array, count, layout):
         host_address, flags, ref, domid, _, handle, bus_address = values
         try:
             handle, mfn = _map_one(vcpu, host_address, flags, ref, domid)
@@ -210,7 +213,7 @@ def _map_one(vcpu: Vcpu, host_address: int, flags: int, ref: int, domid: int) ->
 def _unmap(vcpu: Vcpu, array: int, count: int) -> None:
     layout = abi.GNTTAB_UNMAP_GRANT_REF
     try:
-        for address, values in _elements(vcpu, array, count, layout):
+        for address, values in _elements(vcpu, abi.GNTTABOP_unmap_grant_ref, array, count, layout):
             host_address, bus_address, handle, _ = values
             status = abi.GNTST_okay
             try:
@@ -225,7 +228,9 @@ def _unmap(vcpu: Vcpu, array: int, count: int) -> None:
 def _unmap_and_replace(vcpu: Vcpu, array: int, count: int) -> None:
     layout = abi.GNTTAB_UNMAP_AND_REPLACE
     try:
-        for address, values in _elements(vcpu, array, count, layout):
+        for address, values in _elements(
+            vcpu, abi.GNTTABOP_unmap_and_replace, array, count, layout
+        ):
             host_address, new_address, handle, _ = values
             status = abi.GNTST_okay
             try:
@@ -242,7 +247,7 @@ def _unmap_and_replace(vcpu: Vcpu, array: int, count: int) -> None:
 
 def _copy(vcpu: Vcpu, array: int, count: int) -> None:
     layout = abi.GNTTAB_COPY
-    for address, values in _elements(vcpu, array, count, layout):
+    for address, values in _elements(vcpu, abi.GNTTABOP_copy, array, count, layout):
         status = abi.GNTST_okay
         try:
             _copy_one(vcpu, *values)
@@ -310,7 +315,7 @@ def _claim(vcpu: Vcpu, number: int, domid: int, is_ref: int, writing: bool) -> t
 
 def _transfer(vcpu: Vcpu, array: int, count: int) -> None:
     layout = abi.GNTTAB_TRANSFER
-    for address, values in _elements(vcpu, array, count, layout):
+    for address, values in _elements(vcpu, abi.GNTTABOP_transfer, array, count, layout):
         mfn, domid, ref, _ = values
         status = _transfer_one(vcpu, mfn, domid, ref)
         _store_status(vcpu, address + layout.offsets["status"], status)
@@ -331,7 +336,7 @@ def _transfer_one(vcpu: Vcpu, mfn: int, domid: int, ref: int) -> int:
 
 def _swap(vcpu: Vcpu, array: int, count: int) -> None:
     layout = abi.GNTTAB_SWAP_GRANT_REF
-    for address, values in _elements(vcpu, array, count, layout):
+    for address, values in _elements(vcpu, abi.GNTTABOP_swap_grant_ref, array, count, layout):
         first, second, _ = values
         status = abi.GNTST_okay
         try:
@@ -346,7 +351,9 @@ def _cache_flush(vcpu: Vcpu, array: int, count: int, position: int) -> int:
 
     ``position`` is not 0 for one that goes on; that is of use with another domain's pages only.
     """
-    for _address, values in _elements(vcpu, array, count, abi.GNTTAB_CACHE_FLUSH):
+    command = abi.GNTTABOP_cache_flush | position
+    layout = abi.GNTTAB_CACHE_FLUSH
+    for _address, values in _elements(vcpu, command, array, count, layout):
         bus_address, offset, length, operation = values
         if (
             offset >= PAGE_SIZE
