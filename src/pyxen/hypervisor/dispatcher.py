@@ -7,6 +7,7 @@ instruments, and kept in the history for crash reports.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from time import perf_counter_ns
@@ -30,6 +31,7 @@ _SYSCALL_LENGTH: Final = 2
 _ARGUMENTS: Final = (RDI, RSI, RDX, R10, R8)
 
 
+@functools.cache
 def _load_handlers() -> None:
     for module in pkgutil.iter_modules(hypercalls.__path__):
         importlib.import_module(f"{hypercalls.__name__}.{module.name}")
@@ -39,8 +41,7 @@ class Dispatcher:
     """Number -> handler, counted, timed, and shown to the instruments."""
 
     def __init__(self, domain: Domain) -> None:
-        if not any(HANDLERS):
-            _load_handlers()
+        _load_handlers()
         self._domain = domain
         self._instruments = domain.instruments
         self._counters = domain.counters
