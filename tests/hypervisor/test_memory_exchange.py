@@ -164,6 +164,14 @@ def test_memory_map_of_its_own(guest: SmallDomain) -> None:
     assert guest.call(CALL, abi.XENMEM_set_memory_map, other) == -EPERM
 
 
+def test_code_of_a_frame_that_is_given_anew_is_forgotten(guest: SmallDomain) -> None:
+    mfn = guest.memory.allocate()
+    guest.memory.code_frames[mfn] = 1
+    guest.memory.release(mfn)
+    assert guest.memory.allocate() == mfn
+    assert not guest.memory.code_frames[mfn]
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("command", "layout", "values", "error"),

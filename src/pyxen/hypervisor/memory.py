@@ -278,6 +278,8 @@ class Memory:
         self.allocated[mfn : mfn + size] = bytes((1,)) * size
         self.refs[mfn : mfn + size] = array("I", (1,)) * size
         self.bytes[mfn * PAGE_SIZE : (mfn + size) * PAGE_SIZE] = bytes(size * PAGE_SIZE)
+        if any(self.code_frames[mfn : mfn + size]):
+            self._engine.invalidate_code(mfn * PAGE_SIZE, size * PAGE_SIZE)
         self.nr_pages += size
         return mfn
 
