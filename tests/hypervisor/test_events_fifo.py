@@ -14,7 +14,7 @@ from small_domain import FREE, L1, PAGES, SmallDomain, small_domain
 
 from pyxen.abi import event_channel as abi
 from pyxen.abi import xen
-from pyxen.abi.errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP
+from pyxen.abi.errno import EACCES, EAGAIN, EBUSY, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP
 from pyxen.errors import XenError
 from pyxen.hypervisor.events import DEFAULT_MAX_EVENT_CHANNELS, EventChannels
 from pyxen.hypervisor.page_flags import PAGE_SIZE
@@ -169,6 +169,30 @@ class TestSwitch:
         assert events.bind_ipi(0) == 70_000
         assert events.reset(many.vcpu, continued=False)
         assert events.bind_ipi(0) == 1
+
+    def test_ports_bound_during_a_reset_keep_the_form(self, many: SmallDomain) -> None:
+        """The two-level form has no place for all ports of the FIFO form."""
+        events = many.domain.events
+        FifoGuest(many).start()
+        for _ in range(5000):
+            events.bind_ipi(0)
+        many.domain.post(lambda: None)
+        assert not events.reset(many.vcpu, continued=False)
+        with pytest.raises(XenError, match=f"^{EBUSY}$"):
+            events.reset(many.vcpu, continued=False)
+        kept = [events.bind_ipi(0) for _ in range(64)]
+        assert max(kept) < 128
+        while events.next_to_close < 4500:
+            assert not events.reset(many.vcpu, continued=True)
+        kept += [events.bind_ipi(0) for _ in range(4200 - len(kept))]
+        assert max(kept) > abi.EVTCHN_2L_NR_CHANNELS
+        many.domain.attend()
+        with pytest.raises(XenError, match=f"^{EAGAIN}$"):
+            events.reset(many.vcpu, continued=True)
+        assert events.fifo is not None
+        events.send(max(kept))
+        assert events.reset(many.vcpu, continued=False)
+        assert events.fifo is None
 
     def test_ports_beyond_the_array_wait(self, many: SmallDomain) -> None:
         events = many.domain.events

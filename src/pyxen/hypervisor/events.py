@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pyxen.abi.errno import (
     EACCES,
+    EAGAIN,
     EBUSY,
     EEXIST,
     EINVAL,
@@ -283,7 +284,8 @@ class EventChannels:
         """Close all ports, those of the console and the store too; back to the two-level form.
 
         Returns whether that is done; else it has given way and is to be continued. Raises EBUSY
-        for a second one meanwhile, and for a continuation of none.
+        for a second one meanwhile, and for a continuation of none; EAGAIN if ports were bound
+        meanwhile, which leaves the form as it is.
         """
         if bool(self.next_to_close) != continued:
             raise XenError(EBUSY)
@@ -294,6 +296,8 @@ class EventChannels:
                 self.next_to_close = number + 1
                 return False
         self.next_to_close = 0
+        if self.ports.state.count(CLOSED) < len(self.ports) - 1:  # all but port 0
+            raise XenError(EAGAIN)
         if self.fifo is not None:
             self.fifo.release()
             self.fifo = None
