@@ -156,7 +156,7 @@ class TestBinding:
         assert ports.bind_ipi(1) == -ENOENT
 
     def test_pirq_is_refused(self, ports: Ports) -> None:
-        for pirq, error in ((0, EPERM), (47, EPERM), (48, EINVAL), (0xFFFFFFFF, EINVAL)):
+        for pirq, error in ((0, EPERM), (55, EPERM), (56, EINVAL), (0xFFFFFFFF, EINVAL)):
             result = ports.operate(abi.EVTCHNOP_bind_pirq, abi.EVTCHN_BIND_PIRQ, pirq, 0, 0)
             assert result[0] == -error
 

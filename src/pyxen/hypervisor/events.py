@@ -66,8 +66,10 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 BACK_END_DOMAIN: Final = 0
-NR_PIRQS: Final = 48
-"""Physical interrupts that a domain could name: a machine's sixteen, and Xen's 32 for guests."""
+NR_GSIS: Final = 24
+"""Interrupts of the machine: one I/O APIC has so many."""
+NR_PIRQS: Final = NR_GSIS + 32
+"""What a domain can name: Xen adds 32 to those of the machine."""
 
 DEFAULT_MAX_EVENT_CHANNELS: Final = 1023
 """What ``xl`` gives a domain that does not say ``max_event_channels``."""

@@ -20,14 +20,11 @@ from pyxen.abi.xen import HYPERVISOR_physdev_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.events import NR_GSIS, NR_PIRQS
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
 
 _MAX_PORTS: Final = 65536
-NR_GSIS: Final = 24
-"""Interrupts of the machine: one I/O APIC has so many."""
-NR_PIRQS: Final = NR_GSIS + 32
-"""What a domain can have: Xen adds 32 to those of the machine."""
 
 
 @hypercall(HYPERVISOR_physdev_op)
