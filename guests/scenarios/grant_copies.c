@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 // expect: ok
-// xfail: no grant copies yet
 /* GNTTABOP_copy between one's own frames: lengths and offsets beyond a page, frames of Xen's, and page
  * tables as the target. */
 

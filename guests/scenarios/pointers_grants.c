@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 // expect: ok
-// xfail: operations are missing
 /* grant_table_op: the array of operations, and the list of frames that setup_table fills. */
 
 #include "scenario.h"

@@ -15,7 +15,6 @@ from pyxen.abi import xen
 from pyxen.abi.errno import EFAULT, EILSEQ, EINVAL, EOPNOTSUPP, EPERM
 from pyxen.hypervisor.grants import GrantLimits
 from pyxen.hypervisor.memory import INVALID_M2P_ENTRY
-from pyxen.hypervisor.own_grants import GRANT_MAPPING
 from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, NX, PAGE_SIZE, PRESENT, RW, USER
 from pyxen.hypervisor.page_types import WRITABLE
 
@@ -25,7 +24,7 @@ ME = 1
 PFN, OTHER, PLACE, PLACE2 = 16, 17, 30, 31
 REF = 9
 HOST, DEVICE, RO = abi.GNTMAP_host_map, abi.GNTMAP_device_map, abi.GNTMAP_readonly
-ENTRY = PRESENT | ACCESSED | DIRTY | NX | GRANT_MAPPING
+ENTRY = PRESENT | ACCESSED | DIRTY | NX
 NO_HANDLE = 0xAAAA
 
 
@@ -231,6 +230,13 @@ class TestUnmap:
         map_frame(granting, PLACE2, 0)
         assert unmap_grant(granting, handle, entry_of(PLACE)) == OKAY
 
+    def test_entry_that_the_guest_has_taken_away(self, granting: Granting) -> None:
+        _, handle, _ = map_grant(granting)
+        map_frame(granting, PLACE, 0)
+        assert granting.references(PFN)[0] == 1
+        assert unmap_grant(granting, handle, entry_of(PLACE)) == GENERAL
+        assert granting.status(REF) == BOTH
+
     def test_replace(self, granting: Granting) -> None:
         guest = granting.guest
         _, handle, _ = map_grant(granting)
@@ -363,6 +369,16 @@ class TestCopy:
         assert self.copy(granting, (REF, ME, 100), dest, 20, self.FROM_REF) == OKAY
         assert self.copy(granting, (REF, ME, 99), dest, 20, self.FROM_REF) == GENERAL
         assert self.copy(granting, (REF, ME, 101), dest, 20, self.FROM_REF) == GENERAL
+
+    def test_page_that_was_given_back_while_it_is_in_use(self, granting: Granting) -> None:
+        guest = granting.guest
+        assert map_grant(granting)[0] == OKAY
+        map_frame(granting, PLACE, 0)
+        guest.memory.release(guest.mfn(PFN))
+        other = (guest.mfn(OTHER), self.SELF, 0)
+        assert self.copy(granting, (REF, ME, 0), other, 4, self.FROM_REF) == BAD_DOMAIN
+        assert self.copy(granting, other, (REF, ME, 0), 4, self.TO_REF) == BAD_DOMAIN
+        assert map_grant(granting, DEVICE)[0] == GENERAL
 
     def test_grant_for_reading(self, granting: Granting) -> None:
         granting.grant(REF, PFN, READ_ONLY, domid=ME)

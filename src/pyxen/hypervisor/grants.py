@@ -33,6 +33,7 @@ from pyxen.abi.grant_table import (
     GNTMAP_device_map,
     GNTMAP_host_map,
     GNTMAP_readonly,
+    GNTST_bad_domain,
     GNTST_bad_gntref,
     GNTST_bad_page,
     GNTST_eagain,
@@ -352,6 +353,8 @@ class GrantTable:
         if transitive:
             raise GrantError(self._transitive_status(entry))
         if pin:
+            if not self.memory.is_owned(self.frames[ref]):  # the guest took its entry away first
+                raise GrantError(GNTST_bad_domain)
             return self.frames[ref], 0, PAGE_SIZE
         start, end = 0, PAGE_SIZE
         if self.version == 1:

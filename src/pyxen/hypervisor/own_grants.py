@@ -4,8 +4,9 @@
 A domain may grant a page to itself and map it: programs of one guest that talk by grants do so. The
 mapping is an L1 entry, which the guest names by the linear address that it maps or, with
 ``GNTMAP_contains_pte``, by the entry's machine address. The entry holds the frame as every entry
-does; a mapping "for devices" holds it once more. Xen marks the entry with bit 62: it is to be
-undone by the handle, not by an update of the table.
+does; a mapping "for devices" holds it once more. It is to be undone by the handle. A guest that
+takes the entry away by an update of the table instead gives up the entry's hold as well, but can
+undo the mapping no more: its grant stays in use, as under Xen.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ from pyxen.hypervisor.page_types import L1
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
-GRANT_MAPPING: Final = 1 << 62
 _AVAILABLE_SHIFT: Final = 9
 _BOTH: Final = GNTMAP_host_map | GNTMAP_device_map
 
@@ -123,7 +123,6 @@ def _create(vcpu: Vcpu, address: int, mfn: int, flags: int) -> None:
     if not flags & GNTMAP_readonly:
         value |= RW
     _update(vcpu, entry, value)
-    vcpu.domain.memory.words[entry >> 3] |= GRANT_MAPPING
 
 
 def _replace(vcpu: Vcpu, address: int, mfn: int, flags: int, new_address: int) -> None:
@@ -140,7 +139,6 @@ def _replace(vcpu: Vcpu, address: int, mfn: int, flags: int, new_address: int) -
     expected = PRESENT if flags & GNTMAP_readonly else PRESENT | RW
     if (old & FRAME) >> PAGE_SHIFT != mfn or old & (PRESENT | RW) != expected:
         raise GrantError(GNTST_general_error)
-    vcpu.domain.memory.words[entry >> 3] = old & ~GRANT_MAPPING
     _update(vcpu, entry, new)
 
 
