@@ -39,7 +39,7 @@ class Granting:
         self.guest = guest
         self.table = guest.domain.grants
         self.access = GrantAccess(
-            self.table, guest.engine.invalidate_code, max_maptrack_frames=max_maptrack_frames
+            self.table, guest.domain.forget_code, max_maptrack_frames=max_maptrack_frames
         )
 
     def place(self, ref: int) -> int:
@@ -77,6 +77,10 @@ class Granting:
             return self.flags(ref) & BOTH
         place = self.table.status_mfns[ref // 2048] * PAGE_SIZE + ref % 2048 * 2
         return int.from_bytes(self.guest.memory.bytes[place : place + 2], "little")
+
+    def execute(self, pfn: int) -> None:
+        """Code on this page has been translated."""
+        self.guest.memory.code_frames[self.guest.mfn(pfn)] = 1
 
     def page(self, pfn: int) -> memoryview:
         start = self.guest.maddr(pfn)

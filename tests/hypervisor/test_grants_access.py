@@ -149,7 +149,7 @@ class TestMap:
         granting.grant(REF, PFN)
         granting.access.map(REF)
         granting.grant(REF, PFN, domid=3)
-        other = GrantAccess(granting.table, lambda address, size: None, domid=3)
+        other = GrantAccess(granting.table, lambda mfn: None, domid=3)
         with refused(GENERAL):
             other.map(REF)
         with refused(GENERAL):
@@ -218,8 +218,10 @@ class TestUnmap:
         """The guest may have executed what was on the page before."""
         granting.grant(REF, PFN)
         invalidated = granting.guest.engine.invalidated
-        reading = granting.access.map(REF, readonly=True)
-        granting.access.unmap(reading)
+        granting.access.unmap(granting.access.map(REF))
+        assert not invalidated
+        granting.execute(PFN)
+        granting.access.unmap(granting.access.map(REF, readonly=True))
         assert not invalidated
         granting.access.unmap(granting.access.map(REF))
         assert invalidated == [(granting.guest.maddr(PFN), PAGE_SIZE)]
@@ -308,8 +310,13 @@ class TestCopy:
 
     def test_code_is_forgotten(self, granting: Granting) -> None:
         granting.grant(REF, PFN)
+        granting.access.copy_to(REF, 100, b"data")
+        assert not granting.guest.engine.invalidated
+        granting.execute(PFN)
+        granting.access.copy_from(REF, 100, 4)
+        assert not granting.guest.engine.invalidated
         granting.access.copy_to(REF, 100, b"code")
-        assert granting.guest.engine.invalidated == [(granting.guest.maddr(PFN, 100), 4)]
+        assert granting.guest.engine.invalidated == [(granting.guest.maddr(PFN), PAGE_SIZE)]
 
     def test_lists(self, granting: Granting) -> None:
         granting.grant(REF, PFN)

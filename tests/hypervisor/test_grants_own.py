@@ -282,10 +282,11 @@ class TestCopy:
     def test_frames(self, granting: Granting) -> None:
         guest = granting.guest
         granting.page(PFN)[:] = bytes(range(256)) * 16
+        granting.execute(OTHER)
         source, dest = guest.mfn(PFN), guest.mfn(OTHER)
         assert self.copy(granting, (source, self.SELF, 5), (dest, self.SELF, 9), 100) == OKAY
         assert granting.page(OTHER)[:110] == bytes(9) + bytes(range(5, 105)) + b"\0"
-        assert guest.engine.invalidated == [(guest.maddr(OTHER, 9), 100)]
+        assert guest.engine.invalidated == [(guest.maddr(OTHER), PAGE_SIZE)]
 
     def test_references_of_its_own(self, granting: Granting) -> None:
         """The reference is the low half: the guest need not clear the other."""

@@ -18,5 +18,6 @@ cdef class GrantAccess:
     cdef public unsigned long long domid
     cdef GrantTable _table
     cdef object _bytes
-    cdef object _invalidate_code
+    cdef unsigned char[::1] _code_frames
+    cdef object _forget_code
     cdef Maptrack _maptrack

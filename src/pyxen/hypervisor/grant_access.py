@@ -51,14 +51,14 @@ class Mapping:
 class GrantAccess:
     """What the domain ``domid`` does with the grants of one guest.
 
-    All methods raise GrantError where Xen refuses. ``invalidate_code(address, size)`` tells the
-    engine which machine memory was written.
+    All methods raise GrantError where Xen refuses. ``forget_code(mfn)`` is told when a frame was
+    written from which code has been translated.
     """
 
     def __init__(
         self,
         table: GrantTable,
-        invalidate_code: Callable[[int, int], None],
+        forget_code: Callable[[int], None],
         *,
         domid: int = 0,
         max_maptrack_frames: int = 1024,
@@ -66,7 +66,8 @@ class GrantAccess:
         self.domid = domid
         self._table = table
         self._bytes = table.memory.bytes
-        self._invalidate_code = invalidate_code
+        self._code_frames = table.memory.code_frames
+        self._forget_code = forget_code
         self._maptrack = Maptrack(max_maptrack_frames)
         table.accesses.append(self)
 
@@ -131,8 +132,8 @@ class GrantAccess:
         readonly = self._maptrack.flags[handle] == _READ_ONLY
         self._maptrack.free(handle)
         mfn = table.frames[ref]
-        if not readonly:
-            self._invalidate_code(mfn * PAGE_SIZE, PAGE_SIZE)
+        if not readonly and self._code_frames[mfn]:
+            self._forget_code(mfn)
         table.give_back(mfn, not readonly)
         table.release(ref, HOST_READ if readonly else HOST_WRITE)
 
@@ -192,7 +193,9 @@ class GrantAccess:
 
     def _store(self, start: int, data: memoryview, size: int) -> None:
         self._bytes[start : start + size] = data
-        self._invalidate_code(start, size)
+        mfn = start // PAGE_SIZE
+        if size and self._code_frames[mfn]:
+            self._forget_code(mfn)
 
     def held_frames(self) -> Iterator[tuple[int, int]]:
         """The frames of the mappings, each with its type, for the audit."""

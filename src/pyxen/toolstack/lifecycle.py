@@ -165,7 +165,7 @@ def build_domain(
     # The tools grant these pages to domain 0 in the guest's place.
     domain.grants.seed(GNTTAB_RESERVED_CONSOLE, start.console_mfn)
     domain.grants.seed(GNTTAB_RESERVED_XENSTORE, start.store_mfn)
-    grants = GrantAccess(domain.grants, domain.engine.invalidate_code)
+    grants = GrantAccess(domain.grants, domain.forget_code)
     port = domain.events.bind_back_end(console_port)
     ring = ConsoleBackend(grants.map(GNTTAB_RESERVED_CONSOLE).page, port.send, output)
     port.listen(ring.on_event)

@@ -287,7 +287,8 @@ def _copy_one(
     source_offset += source_mfn << PAGE_SHIFT
     dest_offset += dest_mfn << PAGE_SHIFT
     view[dest_offset : dest_offset + size] = view[source_offset : source_offset + size]
-    domain.engine.invalidate_code(dest_offset, size)
+    if domain.memory.code_frames[dest_mfn]:
+        domain.forget_code(dest_mfn)
 
 
 def _check_copy_domain(vcpu: Vcpu, domid: int, is_ref: int) -> None:
