@@ -30,9 +30,10 @@ from pyxen.hypervisor.page_types import NONE, WRITABLE
 OKAY, GENERAL, BAD_REF = abi.GNTST_okay, abi.GNTST_general_error, abi.GNTST_bad_gntref
 ME = 1
 PLACE = BASE + 40 * PAGE_SIZE
-REFS = st.sampled_from([3, 8, 9, 300])
+REFS = st.sampled_from([3, 3, 8, 8, 9, 300])
 PFNS = st.integers(FREE, FREE + 3)
 HOST, DEVICE, RO = abi.GNTMAP_host_map, abi.GNTMAP_device_map, abi.GNTMAP_readonly
+OWN_FLAGS = st.sampled_from([HOST, HOST | RO, DEVICE, HOST | DEVICE, HOST | DEVICE | RO])
 BITS = abi.GTF_reading | abi.GTF_writing
 
 
@@ -147,7 +148,7 @@ class Grants(RuleBasedStateMachine):
     @rule(
         ref=REFS,
         pfn=PFNS,
-        domid=st.sampled_from([0, 0, ME, 5]),
+        domid=st.sampled_from([0, 0, ME]),
         flags=st.sampled_from(
             [
                 abi.GTF_permit_access,
@@ -214,11 +215,13 @@ class Grants(RuleBasedStateMachine):
             self.pinned ^= {pfn}
 
     @rule(
-        ref=REFS,
-        flags=st.sampled_from([HOST, HOST | RO, DEVICE, HOST | DEVICE, HOST | DEVICE | RO]),
-        page=st.integers(0, 20),
+        wanted=st.lists(st.tuples(REFS, OWN_FLAGS, st.integers(0, 20)), min_size=1, max_size=5),
     )
-    def map_own(self, ref: int, flags: int, page: int) -> None:
+    def map_own(self, wanted: list[tuple[int, int, int]]) -> None:
+        for ref, flags, page in wanted:
+            self.map_own_one(ref, flags, page)
+
+    def map_own_one(self, ref: int, flags: int, page: int) -> None:
         address = PLACE + page * PAGE_SIZE
         if any(use.address == address for use in self.uses):
             return
@@ -234,8 +237,12 @@ class Grants(RuleBasedStateMachine):
 
     # Domain 0
 
-    @rule(ref=REFS, readonly=st.booleans())
-    def map(self, ref: int, readonly: bool) -> None:
+    @rule(wanted=st.lists(st.tuples(REFS, st.booleans()), min_size=1, max_size=5))
+    def map(self, wanted: list[tuple[int, bool]]) -> None:
+        for ref, readonly in wanted:
+            self.map_one(ref, readonly)
+
+    def map_one(self, ref: int, readonly: bool) -> None:
         expected, pfn = self.expect(ref, 0, writing=not readonly, mapping=True)
         if expected != OKAY:
             with refused(expected):
