@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from small_domain import (
     BAD_POINTERS,
@@ -358,9 +360,12 @@ class TestIret:
     def test_in_syscall_to_a_bad_address_is_left_by_iret(self, guest: SmallDomain) -> None:
         self.give_user_table(guest)
         flags = arch.VGCF_in_syscall
+        guest.vcpu.trap_address[13] = HANDLER
         self.go(guest, cs=arch.FLAT_USER_CS64, flags=flags, rip=NON_CANONICAL)
-        r = guest.vcpu.cpu.registers
-        assert (r.rip, r.rcx, r.r11) == (NON_CANONICAL, 0xAAAA, 0xAAAA)
+        registers = guest.vcpu.cpu.registers
+        assert registers.rip == HANDLER
+        frame = struct.unpack("<4Q", guest.read(registers.rsp, 32))
+        assert frame == (0xAAAA, 0xAAAA, 0, NON_CANONICAL)
 
     @pytest.mark.parametrize(("rflags", "mask"), [(IF, 0), (0, 1)])
     def test_upcall_mask_is_the_reverse_of_the_interrupt_flag(
