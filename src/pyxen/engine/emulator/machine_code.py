@@ -47,7 +47,7 @@ LOAD_SEGMENT: Final = 416
 
 KICK: Final = mmap.PAGESIZE
 _COUNT: Final = mmap.PAGESIZE + 4
-_BLOCKS: Final = 256
+_BLOCKS: Final = 32
 """So many blocks of guest code run between two looks at the clock."""
 POINTERS: Final = mmap.PAGESIZE + 64
 DEADLINES: Final = mmap.PAGESIZE + 128
