@@ -30,7 +30,7 @@ from pyxen.testing.kernels import (
 )
 
 FOLDER = Path(__file__).parent.parent.parent / "guests" / "scenarios"
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 try:
     check_build_tools()
