@@ -38,6 +38,8 @@ from typing import TYPE_CHECKING, Final
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyxen.engine.memory import MachineMemory
 
 RET: Final = 0
@@ -250,21 +252,29 @@ def set_pointer(number: int, address: int) -> None:
 
 def watch_code(handle: int, cpu: int, memory: MachineMemory) -> None:
     """Let ``memory.code_frames`` tell from which frames the instance ``handle``, with this CPU
-    object, has translated code, and notice all stores to them, until ``memory`` is gone."""
-    for number in range(_MAX_INSTANCES):
-        place = base() + _INSTANCES + _INSTANCE.size * number
-        entry = (ctypes.c_uint64 * 5).from_address(place)
-        if entry[0] in (0, FREED, handle):
+    object, has translated code, and notice all stores to them, until ``forget_code``."""
+    for entry in _instances():
+        if entry[0] in (0, FREED):
             table = (ctypes.c_char * memory.frames).from_buffer(memory.code_frames.obj)
             entry[1:5] = [cpu, ctypes.addressof(table), memory.address, 0]
             entry[0] = handle
-            weakref.finalize(memory, _forget, entry, table)
+            weakref.finalize(memory, forget_code, handle, table)
             return
     raise PyxenError(f"emulator: {_MAX_INSTANCES} engines are in use, which is the limit")
 
 
-def _forget(entry: ctypes.Array[ctypes.c_uint64], table: object) -> None:
-    entry[0] = entry[1] = FREED
+def forget_code(handle: int, table: ctypes.Array[ctypes.c_char] | None = None) -> None:
+    """The instance ``handle`` is about to go: another may come to have its address, and the memory
+    of its CPU object. With ``table``, only if the frames' bytes are still these."""
+    for entry in _instances():
+        if entry[0] == handle and (table is None or entry[2] == ctypes.addressof(table)):
+            entry[0] = entry[1] = FREED
+
+
+def _instances() -> Iterator[ctypes.Array[ctypes.c_uint64]]:
+    for number in range(_MAX_INSTANCES):
+        place = base() + _INSTANCES + _INSTANCE.size * number
+        yield (ctypes.c_uint64 * 5).from_address(place)
 
 
 class Watch:
