@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xenstore: the small tree of values that the domains of a machine share.
+
+Tools, back ends and guests meet here: a device is a pair of directories, one of each side, and what
+one writes the other hears of by a *watch*. ``daemon.Xenstored`` is the server without a transport,
+``server``, ``ring`` and ``local`` give it unix sockets, guests' rings and clients in this process.
+"""
+
+from pyxen.xenstore.daemon import Xenstored
+from pyxen.xenstore.error import StoreError
+from pyxen.xenstore.local import LocalClient
+from pyxen.xenstore.quotas import Quotas
+from pyxen.xenstore.ring import GuestRing
+from pyxen.xenstore.server import SocketServer
+
+__all__ = ["GuestRing", "LocalClient", "Quotas", "SocketServer", "StoreError", "Xenstored"]

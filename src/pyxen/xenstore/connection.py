@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A client of the store, without its transport.
+
+The transport (a socket, a guest's ring, a client in this process) feeds the bytes that arrive into
+``receive``, at most ``wanted``, and takes what is to be sent from ``output``. Answers leave in the
+order of the requests; events may stand between them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from pyxen.abi.io_xs_wire import (
+    XENSTORE_PAYLOAD_MAX,
+    XS_ERROR,
+    XS_WATCH_EVENT,
+    XSD_SOCKMSG,
+)
+from pyxen.xenstore import paths
+from pyxen.xenstore.wire import Message, Parser, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyxen.xenstore.daemon import Xenstored
+    from pyxen.xenstore.domains import DomainRecord
+    from pyxen.xenstore.nodes import Transaction
+    from pyxen.xenstore.quotas import Quotas
+    from pyxen.xenstore.watches import Watch
+
+_LAST_TRANSACTION: Final = 0xFFFFFFFF
+_SHORT: Final = 16
+"""Answers up to it, errors among them, are given even above the quota of memory."""
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request that counts as outstanding while its answer, or an event that it has caused,
+    waits to be taken."""
+
+    domain: DomainRecord
+    waiting: int = 1
+
+    def done(self) -> None:
+        """One of them has gone."""
+        self.waiting -= 1
+        if not self.waiting:
+            self.domain.finish_request()
+
+
+@dataclass(slots=True, eq=False)
+class Output:
+    """A message on its way. ``sent``: how many of its bytes the transport has sent already.
+    ``deadline``: of an event that is dropped if the client does not take it."""
+
+    message: Message
+    pending: Pending | None
+    deadline: float | None = None
+    sent: int = 0
+
+    @property
+    def event(self) -> bool:
+        return self.message.type == XS_WATCH_EVENT
+
+    @property
+    def size(self) -> int:
+        return XSD_SOCKMSG.size + len(self.message.payload)
+
+
+@dataclass(eq=False)
+class Connection:
+    """``domid`` is 0 for sockets, which are dom0's. ``domain`` is what the store knows of a domain
+    that speaks over its ring. ``target``: a domain whose rights this one has, too.
+
+    ``wake`` is called after a request, of anybody, when there is something to send, or when quotas
+    do not hold requests back any more. ``ignored``: nothing more is read or sent.
+    """
+
+    daemon: Xenstored
+    domid: int = 0
+    domain: DomainRecord | None = None
+    target: int | None = None
+    wake: Callable[[], None] = lambda: None
+    watches: dict[tuple[str, str], Watch] = field(default_factory=dict)
+    transactions: dict[int, Transaction] = field(default_factory=dict)
+    output: deque[Output] = field(default_factory=deque)
+    ignored: bool = False
+
+    def __post_init__(self) -> None:
+        self._parser = Parser()
+        self._next_transaction = 1
+        self._events: set[bytes] = set()
+        self.request: Pending | None = None
+        self.held_back = False
+
+    @property
+    def unprivileged(self) -> bool:
+        return self.domid != 0
+
+    @property
+    def directory(self) -> str:
+        """To which relative paths refer."""
+        return paths.domain_directory(self.domid)
+
+    @property
+    def quotas(self) -> Quotas:
+        """What holds for it, if it is unprivileged."""
+        return self.daemon.quotas if self.domain is None else self.domain.quotas
+
+    def wake_later(self) -> None:
+        """Call ``wake`` when the present request is done."""
+        self.daemon.woken[self] = None
+
+    # Input
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes to read next, 0 while quotas forbid to."""
+        if self.ignored:
+            return 0
+        self.held_back = self.domain is not None and self.domain.is_stalled()
+        return 0 if self.held_back else self._parser.wanted
+
+    def receive(self, data: bytes | memoryview) -> None:
+        """Take bytes, at most ``wanted``, and serve the request that they complete.
+
+        Raises ProtocolError: the connection is to end.
+        """
+        message = self._parser.feed(data)
+        if message is not None:
+            self.daemon.serve(self, message)
+
+    # Output
+
+    def answer(self, message: Message, payload: bytes) -> None:
+        """Answer a request."""
+        if len(payload) > XENSTORE_PAYLOAD_MAX:
+            self.refuse(message, "E2BIG")
+            return
+        size = XSD_SOCKMSG.size + len(payload)
+        if len(payload) > _SHORT and self.domain is not None and not self.domain.has_room(size):
+            self.refuse(message, "ENOMEM")
+            return
+        self._send(Message(message.type, message.request, message.transaction, payload))
+
+    def refuse(self, message: Message, error: str) -> None:
+        """Answer a request by the name of an error."""
+        payload = encode(error) + b"\0"
+        self._send(Message(XS_ERROR, message.request, message.transaction, payload))
+
+    def _send(self, message: Message) -> None:
+        self._queue(Output(message, self.request))
+
+    def _queue(self, output: Output) -> None:
+        self.output.append(output)
+        if self.domain is not None:
+            self.domain.charge(output.size)
+        self.wake_later()
+
+    def send_event(self, path: str, token: str, cause: Pending | None) -> None:
+        """Tell of a change. The same event is not told twice while the first one waits."""
+        payload = encode(f"{path}\0{token}\0")
+        if len(payload) > XENSTORE_PAYLOAD_MAX or self.ignored:
+            return
+        if not path.startswith(paths.SPECIAL) and payload in self._events:
+            return
+        output = Output(Message(XS_WATCH_EVENT, 0, 0, payload), cause)
+        if self.domain is not None:
+            if not self.domain.has_room(output.size):
+                return
+            output.deadline = self.daemon.event_deadline()
+        if cause is not None:
+            cause.waiting += 1
+        self._events.add(payload)
+        self._queue(output)
+
+    def sent(self) -> None:
+        """The first of ``output`` has left."""
+        self._forget(self.output.popleft())
+
+    def _forget(self, output: Output) -> None:
+        if output.event:
+            self._events.discard(output.message.payload)
+        if output.pending is not None:
+            output.pending.done()
+        if self.domain is not None:
+            self.domain.charge(-output.size)
+
+    def drop_events(self, now: float) -> float | None:
+        """Drop events that have waited too long; returns the next deadline, None if there is none.
+
+        An event of which a part has been sent stays.
+        """
+        late = [
+            each
+            for each in self.output
+            if each.deadline is not None and each.deadline <= now and not each.sent
+        ]
+        for each in late:
+            self.output.remove(each)
+            self._forget(each)
+        return min((e.deadline for e in self.output if e.deadline and not e.sent), default=None)
+
+    # Transactions
+
+    def add_transaction(self, transaction: Transaction) -> int:
+        """Returns its number."""
+        while self._next_transaction in self.transactions or not self._next_transaction:
+            self._next_transaction = (self._next_transaction + 1) & _LAST_TRANSACTION
+        number = self._next_transaction
+        self._next_transaction = (number + 1) & _LAST_TRANSACTION
+        self.transactions[number] = transaction
+        return number
+
+    def drop_transactions(self) -> None:
+        """End all, without their changes."""
+        for transaction in self.transactions.values():
+            transaction.end()
+        self.transactions.clear()
+
+    def reset(self) -> None:
+        """Forget watches, transactions and what was to be sent, as for a new client."""
+        self.daemon.remove_watches(self)
+        self.drop_transactions()
+        while self.output:
+            self._forget(self.output.popleft())
+        self._parser = Parser()
+
+    def ignore(self) -> None:
+        """Listen no more; the domain is still there."""
+        self.ignored = True
+        self.reset()
