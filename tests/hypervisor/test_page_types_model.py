@@ -36,6 +36,8 @@ from pyxen.hypervisor.page_types import L1, L4, NONE, SEGMENT_DESCRIPTORS, WRITA
 FIRST, POOL = 16, 5
 SLOTS = (0, 256, 511)
 XEN_SLOTS = range(256, 272)
+PER_DOMAIN_SLOT = 260
+"""One more that is not empty, in a frame that is or was an L4 table."""
 XEN_FRAME = 0x180
 NO_FRAME = 1 << 30
 
@@ -155,7 +157,8 @@ class PageTypes(RuleBasedStateMachine):
         model = self.model
         for frame in range(POOL):
             first = self.mfn(frame) * ENTRIES
-            model.words[frame] = {slot: self.guest.memory.words[first + slot] for slot in SLOTS}
+            slots = (*SLOTS, PER_DOMAIN_SLOT)
+            model.words[frame] = {slot: self.guest.memory.words[first + slot] for slot in slots}
         model.existing = {f for f in range(POOL) if self.guest.memory.is_domains(self.mfn(f))}
 
     def holds(self, frame: int) -> int:
