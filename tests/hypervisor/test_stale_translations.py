@@ -8,7 +8,8 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
-from small_domain import FREE, MAX_PAGES, SCRATCH, SmallDomain
+from small_domain import FREE, L2, L3, L4, MAX_PAGES, SCRATCH, TABLE, SmallDomain
+from small_domain import L1 as L1_TABLE
 
 from pyxen import engine as engines
 from pyxen.abi import memory, sched, xen
@@ -42,7 +43,7 @@ def store(address: int, value: int) -> bytes:
 @pytest.fixture
 def guest() -> Iterator[SmallDomain]:
     guest = SmallDomain(None, engine=engines.create("emulator", MAX_PAGES, 1))
-    guest.set_entry(1 + 2, INDEX, guest.mfn(FREE), WRITABLE)
+    guest.set_entry(L1_TABLE, INDEX, guest.mfn(FREE), WRITABLE)
     yield guest
     guest.close()
 
@@ -94,12 +95,36 @@ def test_frame_with_a_new_type_cannot_be_written(
     assert guest.entry(FREE, 0) == 0
 
 
+@pytest.mark.parametrize("table", [L4, L3, L2], ids=["L4", "L3", "L2"])
+def test_not_by_another_address_of_the_same_entry(guest: SmallDomain, table: int) -> None:
+    """The tables below are linked twice: the flush of one page does not do."""
+    address, shift = guest.address(INDEX), {L4: 39, L3: 30, L2: 21}[table]
+    slot = 300 if table == L4 else 5
+    guest.set_entry(table, slot, guest.mfn(table + 1), TABLE)
+    other = address & ~(511 << shift) | slot << shift
+    crash = run(guest, store(other + 8, 2), unmap(guest), become_table(guest), store(other, EVIL))
+    assert crash is not None
+    assert guest.tables.types[guest.mfn(FREE)] == L1
+    assert (guest.entry(FREE, 0), guest.entry(FREE, 1)) == (0, 2)
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["one address", "two addresses"])
+def test_flush_of_one_page_does_where_there_is_one_address(guest: SmallDomain, stale: bool) -> None:
+    if stale:
+        guest.set_entry(L2, 5, guest.mfn(L1_TABLE), TABLE)
+    run(guest, store(guest.address(INDEX), 0), unmap(guest))
+    flushes = guest.engine.flush_clock[0]
+    guest.tables.pin(guest.mfn(FREE), L1)
+    assert (guest.engine.flush_clock[0] > flushes) == stale
+
+
 def test_it_is_the_flush_that_prevents_it(
     guest: SmallDomain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the test above would find without it. The guest maps a frame of Xen's."""
+    guest.set_entry(L2, 5, guest.mfn(L1_TABLE), TABLE)
     monkeypatch.setattr(type(guest.memory), "flush_stale", lambda self, mfn: None)
-    address = guest.address(INDEX)
+    address = guest.address(INDEX) & ~(511 << 21) | 5 << 21
     assert not run(guest, store(address, 0), unmap(guest), become_table(guest), store(address, 4))
     assert guest.tables.types[guest.mfn(FREE)] == L1
     assert guest.entry(FREE, 0) == 4

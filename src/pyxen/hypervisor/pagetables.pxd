@@ -127,6 +127,19 @@ cdef class PageTables:
         self, unsigned long long mfn, unsigned long long value, bint foreign
     ) except -1
     @cython.locals(
+        entry=cython.ulonglong, old=cython.ulonglong, mfn=cython.ulonglong,
+        stamp=cython.ulonglong, error=cython.int,
+    )
+    cpdef void update_mapping(
+        self, Vcpu vcpu, unsigned long long address, unsigned long long value
+    ) except *
+    @cython.locals(
+        slot=cython.ulonglong, table=cython.ulonglong, l3=cython.ulonglong,
+        l2=cython.ulonglong, l1=cython.ulonglong, mfn=cython.ulonglong,
+        index=cython.ulonglong,
+    )
+    cdef bint _is_reached_once(self, Vcpu vcpu, unsigned long long address) except -1
+    @cython.locals(
         entry=cython.ulonglong, shift=cython.int, words="unsigned long long[::1]",
     )
     cpdef unsigned long long find_l1_entry(

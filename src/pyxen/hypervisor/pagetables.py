@@ -228,12 +228,12 @@ class PageTables:
         kind = self.types[mfn]
         if not count:
             raise DomainCrash(f"frame {mfn:#x} has no type reference to give up")
+        if kind == WRITABLE:
+            self._stamps[mfn] = self._clock[0]
         if count == 1:
-            if kind == WRITABLE:
-                self._stamps[mfn] = self._clock[0]
-            elif kind == L1:
+            if kind == L1:
                 self._devalidate_l1(mfn)
-            elif kind != SEGMENT_DESCRIPTORS:
+            elif kind != SEGMENT_DESCRIPTORS and kind != WRITABLE:
                 self._devalidate_table(mfn, kind, ENTRIES)
             self.types[mfn] = NONE
         self.type_counts[mfn] = count - 1
@@ -495,6 +495,57 @@ class PageTables:
         self._m2p[mfn] = value
         self._put_page(mfn)
         return 0
+
+    def update_mapping(self, vcpu: Vcpu, address: int, value: int) -> None:
+        """Change the L1 entry that maps a linear address in the running vCPU's kernel mode.
+
+        Raises EINVAL if there is no L1 table, and what ``update`` does. Guests take the right to
+        write from a page in this way before they make a table of it. If this was its last writable
+        mapping, and nothing else can hold a translation by way of this entry, flushing the one page
+        spares the flush of all.
+        """
+        entry = self.find_l1_entry(vcpu.cpu.kernel_page_table, address)
+        # What a walk finds may be the entry of a higher table, by way of a linear one.
+        if not entry or self.types[entry >> PAGE_SHIFT] != L1:
+            raise XenError(EINVAL)
+        old = self._words[entry >> 3]
+        mfn = (old & FRAME) >> PAGE_SHIFT
+        stamp = self._stamps[mfn] if old & PRESENT else 0
+        error = self._update(entry, value, False, False)
+        if error:
+            raise XenError(error)
+        if (
+            old & (PRESENT | RW) == PRESENT | RW
+            and self.refs[mfn]
+            and not self.type_counts[mfn]
+            and self._is_reached_once(vcpu, address)
+        ):
+            vcpu.domain.engine.flush_page(address)
+            self._stamps[mfn] = stamp
+
+    def _is_reached_once(self, vcpu: Vcpu, address: int) -> bool:
+        """Whether the L1 entry of a linear address is that of no other address.
+
+        All tables on the way have one use, but for a pin; the L3 table, which the base tables of
+        all processes may share, stands in one place of those that the CPU runs on.
+        """
+        slot = address >> 39 & 511
+        table = vcpu.cpu.kernel_page_table >> 3
+        l3 = self._words[table + slot] & FRAME
+        l2 = self._words[(l3 >> 3) + (address >> 30 & 511)] & FRAME
+        l1 = self._words[(l2 >> 3) + (address >> 21 & 511)] & FRAME
+        for mfn in (l2 >> PAGE_SHIFT, l1 >> PAGE_SHIFT):
+            if self.type_counts[mfn] != 1 + self.pinned[mfn]:
+                return False
+        for index in range(ENTRIES):
+            if index != slot and self._words[table + index] & (FRAME | PRESENT) == l3 | PRESENT:
+                return False
+        table = vcpu.cpu.user_page_table >> 3
+        if table:
+            for index in range(ENTRIES):
+                if index != slot and self._words[table + index] & (FRAME | PRESENT) == l3 | PRESENT:
+                    return False
+        return True
 
     def find_l1_entry(self, table: int, address: int) -> int:
         """Machine address of the L1 entry that maps a linear address; 0 if there is no L1 table."""

@@ -18,22 +18,15 @@ from pyxen.hypervisor.addresses import is_guest_address
 from pyxen.hypervisor.hypercalls.mmu_update import check_page_owner
 from pyxen.hypervisor.hypercalls.mmuext_op import read_vcpu_mask
 from pyxen.hypervisor.hypercalls.table import hypercall
-from pyxen.hypervisor.page_flags import PAGE_SHIFT
-from pyxen.hypervisor.page_types import L1
 from pyxen.hypervisor.vcpu import Vcpu
 
 
 @hypercall(HYPERVISOR_update_va_mapping)
 def update_va_mapping(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
     domain = vcpu.domain
-    tables = domain.pagetables
     if not is_guest_address(address):
         raise XenError(EINVAL)
-    entry = tables.find_l1_entry(vcpu.cpu.kernel_page_table, address)
-    # What a walk finds may be the entry of a higher table, by way of a linear one.
-    if not entry or tables.types[entry >> PAGE_SHIFT] != L1:
-        raise XenError(EINVAL)
-    tables.update(entry, value, False)
+    domain.pagetables.update_mapping(vcpu, address, value)
     kind = flags & UVMF_FLUSHTYPE_MASK
     # The vCPUs share one set of translations, so that a flush for any of them is one for all.
     if kind == UVMF_TLB_FLUSH:
