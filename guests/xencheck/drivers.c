@@ -3,11 +3,9 @@
 #include "xencheck.h"
 
 #include <dirent.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/io.h>
-#include <sys/wait.h>
 
 static int count_entries(const char *path)
 {
@@ -22,15 +20,16 @@ static int count_entries(const char *path)
 	return count;
 }
 
+static const unsigned short ports[] = { 0x20, 0x60, 0x64, 0x70, 0x1f7, 0x3f8, 0xcf8 };
+enum { PORTS = sizeof ports / sizeof *ports };
+
 /* Ends with 0 if all that can be read is ones. */
 static int read_ports(void *unused)
 {
-	static const unsigned short ports[] = { 0x20, 0x60, 0x64, 0x70, 0x1f7, 0x3f8, 0xcf8 };
-
 	(void)unused;
 	if (iopl(3))
 		return 2;
-	for (size_t i = 0; i < sizeof ports / sizeof *ports; i++)
+	for (int i = 0; i < PORTS; i++)
 		if (inb(ports[i]) != 0xff || inw(ports[i]) != 0xffff || inl(ports[i]) != ~0u)
 			return 1;
 	outb(0, 0x80);
@@ -39,16 +38,19 @@ static int read_ports(void *unused)
 
 void check_drivers(void)
 {
-	char *ports = read_file("/proc/ioports");
-	int status = wait_for(start(read_ports, NULL));
+	char *taken = read_file("/proc/ioports");
+	int status;
 
+	ask_host("snapshot before-ports");
+	status = wait_for(start(read_ports, NULL));
+	ask_host("snapshot after-ports");
+	value("port-accesses", 3 * PORTS + 1);
 	check(27, count_entries("/sys/bus/pci/devices") == 0, "there is no PCI device");
-	check(27, ports && !strstr(ports, "PCI") && !strstr(ports, "serial"),
+	check(27, taken && !strstr(taken, "PCI") && !strstr(taken, "serial"),
 	      "no driver has taken ports of a PCI bus or a serial line");
 	check(27, !log_has("PIIX"), "no IDE controller was found");
 	check(27, !log_has("serial8250: ttyS"), "no serial line was found");
 	check(27, !log_has("i8042 KBD") && !log_has("i8042 AUX"), "no keyboard controller was found");
-	check(27, ended_well(status) || (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV),
-	      "a program that may use ports reads ones, or is refused");
-	free(ports);
+	check(27, ended_well(status), "a program that may use ports reads ones");
+	free(taken);
 }
