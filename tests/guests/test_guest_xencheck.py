@@ -304,11 +304,11 @@ def test_iret_ends_each_entry(run: Run, what: str) -> None:
 
 @in_guests(*WITH_ALL_SUBJECTS)
 def test_a_bad_return_is_the_guests_affair(run: Run) -> None:
-    """Row 15: none until the check returns to bad cs or ss, then a fault for each."""
+    """Row 15: none until the check returns to bad cs, ss or rip, then a fault for each."""
     boot = run.seen.snapshots["begin"]
     assert boot.operations.get("failsafe", 0) == 0
     assert boot.operations.get("return_fault", 0) == 0
-    assert run.difference("segments").operations("return_fault") == run.seen.values["bad-segments"]
+    assert run.difference("segments").operations("return_fault") == run.seen.values["bad-returns"]
 
 
 @in_guests(*WITH_ALL_SUBJECTS)
