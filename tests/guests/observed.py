@@ -78,7 +78,11 @@ class Window:
 
 
 class CountWindows(Instrument):
-    """Counts in every other space between two calls of xen_version(XENVER_extraversion)."""
+    """Counts in every other space between two calls of xen_version(XENVER_extraversion).
+
+    A hypercall that gives way is made again, but ends only once. (Linux makes its multicalls with
+    events masked, so that nothing else comes between.)
+    """
 
     def __init__(self) -> None:
         self.windows: list[Window] = []
@@ -91,18 +95,18 @@ class CountWindows(Instrument):
             if self._open:
                 self.windows.append(Window())
         elif self._open:
-            window = self.windows[-1]
-            if self._within:
-                window.entries += 1
             if number == HYPERVISOR_multicall:
-                window.multicalls += 1
                 self._within = True
             elif number == HYPERVISOR_mmu_update and not arguments[1] & _PREEMPTED:
-                window.requests += arguments[1] & _COUNT
+                self.windows[-1].requests += arguments[1] & _COUNT
 
     def after_hypercall(self, vcpu: Vcpu, number: int, result: int) -> None:
         if number == HYPERVISOR_multicall:
             self._within = False
+            if self._open:
+                self.windows[-1].multicalls += 1
+        elif self._open and self._within:
+            self.windows[-1].entries += 1
 
 
 class Observer(Instrument):
