@@ -22,15 +22,11 @@ table and changes no exit status.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +36,17 @@ from guests import (
     BenchError,
     Contender,
     host_cpu,
+    parser,
     pyxen,
     qemu,
     qemu_version,
     run_guest,
+    run_script,
 )
-
-try:
-    from pyxen.builder.image import load_kernel
-    from pyxen.errors import PyxenError
-    from pyxen.toolstack import images
-    from pyxen.toolstack.images import cpio
-except ModuleNotFoundError as error:
-    sys.exit(f"boot: {error.name} is not installed for this Python: run `make bench`")
+from pyxen.builder.image import load_kernel
+from pyxen.errors import PyxenError
+from pyxen.toolstack import images
+from pyxen.toolstack.images import cpio
 
 MEASURES = ("user space", "loop", "fork+exec")
 MARKERS = ("BENCH user-space", "BENCH loop-done", "BENCH forks-done")
@@ -77,41 +71,16 @@ CMDLINE = "quiet panic=-1 rdinit=/bench"
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyxen-bench-") as folder:
-            contenders = prepare(arguments.image, arguments.kernel, Path(folder))
-            times = measure(contenders, arguments.runs)
-        result = summary(times, arguments)
-        print(table(result))
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    except (BenchError, PyxenError, OSError, subprocess.SubprocessError) as error:
-        print(f"boot: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Measure boot, a shell loop and fork+exec under pyxen and under QEMU."
-    )
-    parser.add_argument("--runs", type=_positive, default=3, help="of each (default: %(default)s)")
-    parser.add_argument("--image", default="debian", help="the guest (default: %(default)s)")
-    parser.add_argument(
+    options = parser("Measure boot, a shell loop and fork+exec under pyxen and under QEMU.")
+    options.add_argument(
         "--kernel", metavar="FILE", type=Path, help="a kernel instead of the image's"
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to a file")
-    return parser
+    return run_script(options.parse_args(), measure_all, table)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    contenders = prepare(arguments.image, arguments.kernel, folder)
+    return summary(measure(contenders, arguments.runs), arguments)
 
 
 def prepare(image_name: str, own_kernel: Path | None, folder: Path) -> list[Contender]:

@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests under pyxen and under QEMU's emulator, for the scripts of this folder.
 
-A guest writes markers to its console; `run_guest` gives the times between them.
+A guest writes markers to its console; `run_guest` gives the times between them. `run_script` is
+what the scripts have in common: their end, and how they tell of an error.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+try:
+    from pyxen.errors import PyxenError
+except ModuleNotFoundError as error:
+    sys.exit(f"bench: {error.name} is not installed for this Python: run `make bench`")
 
 QEMU = "qemu-system-x86_64"
 MEMORY_MIB = 256
@@ -30,6 +41,45 @@ class BenchError(Exception):
 class Contender:
     name: str
     command: list[str]
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """With the options that all scripts have."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--runs", type=_positive, default=3, help="of each (default: %(default)s)")
+    options.add_argument("--image", default="debian", help="the guest (default: %(default)s)")
+    options.add_argument("--json", metavar="FILE", type=Path, help="write the figures to a file")
+    return options
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def run_script(
+    arguments: argparse.Namespace,
+    measure: Callable[[argparse.Namespace, Path], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+) -> int:
+    """Measure with a folder for what guests need, print, and write what `--json` asks for.
+
+    Returns the exit status.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        with tempfile.TemporaryDirectory(prefix="pyxen-bench-") as folder:
+            result = measure(arguments, Path(folder))
+        print(table(result))
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    except (BenchError, PyxenError, OSError, subprocess.SubprocessError) as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
 
 
 def pyxen(kernel: Path, ramdisk: Path, cmdline: str) -> Contender:

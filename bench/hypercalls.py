@@ -16,16 +16,13 @@ It installs nothing; it tells what is missing, with exit status 1.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +32,17 @@ from guests import (
     BenchError,
     Contender,
     host_cpu,
+    parser,
     pyxen,
     qemu,
     qemu_version,
     run_guest,
+    run_script,
 )
-
-try:
-    from pyxen.builder.image import load_kernel
-    from pyxen.errors import PyxenError
-    from pyxen.testing.kernels import build_kernel, run_kernel
-    from pyxen.toolstack import images
-    from pyxen.toolstack.images import cpio
-except ModuleNotFoundError as error:
-    sys.exit(f"hypercalls: {error.name} is not installed for this Python: run `make bench`")
+from pyxen.builder.image import load_kernel
+from pyxen.testing.kernels import build_kernel, run_kernel
+from pyxen.toolstack import images
+from pyxen.toolstack.images import cpio
 
 SOURCES = Path(__file__).parent / "guest"
 MEASURES = ("system-call", "page-fault", "context-switch", "fork-exec")
@@ -61,33 +55,13 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyxen-bench-") as folder:
-            contenders = prepare(arguments.image, Path(folder))
-            figures = measure(contenders, arguments.runs)
-        hypercalls = measure_hypercalls(arguments.runs)
-        result = summary(figures, hypercalls, arguments)
-        print(table(result))
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    except (BenchError, PyxenError, OSError, subprocess.SubprocessError) as error:
-        print(f"hypercalls: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    options = parser("Measure what traps cost under pyxen and under QEMU.")
+    return run_script(options.parse_args(), measure_all, table)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Measure what traps cost under pyxen and under QEMU."
-    )
-    parser.add_argument("--runs", type=int, default=3, help="of each (default: %(default)s)")
-    parser.add_argument("--image", default="debian", help="the guest (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to a file")
-    return parser
+def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    figures = measure(prepare(arguments.image, folder), arguments.runs)
+    return summary(figures, measure_hypercalls(arguments.runs), arguments)
 
 
 def prepare(image_name: str, folder: Path) -> list[Contender]:

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 // expect: ok
-// xfail: ports answer without IOPL
 /* Privileged instructions of the kernel that Xen does not emulate: it gets the fault. Those that it
  * emulates must check what they load. */
 

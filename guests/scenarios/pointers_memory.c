@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 // expect: ok
-// xfail: operations are missing
 /* memory_op: the argument itself, and the lists that it points to. Reservations tell no error but the
  * number of extents done, here none. */
 

@@ -16,7 +16,6 @@ static int run(const uint8_t *bytes, size_t size)
         .rsp = BASE + PAGE_SIZE - 16,
     };
 
-    mmuext(MMUEXT_TLB_FLUSH_LOCAL, 0, 0);
     memset(code, 0xcc, PAGE_SIZE);
     memcpy(code, bytes, size);
     return TRY(resume(&frame));

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 // expect: ok
-// xfail: ports answer without IOPL
 /* Privileged instructions of a program: each is a general protection fault (or, for those that this
  * processor does not have, an invalid opcode), which its kernel sees; none is emulated for it. */
 

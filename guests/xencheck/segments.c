@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Row 15: a segment register that cannot be loaded is the kernel's to handle, not its end.
  *
- * A return to user mode loads cs and ss from the frame. If one is bad, Xen calls the kernel's failsafe
- * callback, and the kernel kills the program. Stale selectors in the others become null.
+ * A return to user mode loads cs and ss from the frame. If one is bad, Xen tells the kernel of the
+ * fault at the place returned to, and the kernel kills the program. Stale selectors in the others
+ * become null.
  */
 #define _GNU_SOURCE
 #include "xencheck.h"

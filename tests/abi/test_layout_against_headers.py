@@ -94,6 +94,7 @@ HEADERS = {
             "XENCONS_OUT_SIZE": "sizeof(((struct xencons_interface *)0)->out)",
         },
     ),
+    "io_xenbus": Header(("io/xenbus.h",)),
     "io_xs_wire": Header(
         ("io/xs_wire.h",),
         omitted={

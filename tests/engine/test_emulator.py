@@ -9,6 +9,7 @@ import time
 import pytest
 from bare_machine import CODE, DATA, STACK, USER_CODE, load, make_machine
 
+from pyxen.engine import create
 from pyxen.engine.emulator import library
 from pyxen.engine.protocol import NEVER, EngineError
 from pyxen.errors import PyxenError
@@ -32,6 +33,15 @@ def test_another_layout_is_refused_with_a_clear_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr(library, "_CPU_ENV", library._CPU_ENV + 8)
     with pytest.raises(PyxenError, match="not where expected"):
         library.self_check()
+
+
+def test_no_engine_is_made_with_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.self_check.cache_clear()
+    monkeypatch.setattr(library, "_CPU_ENV", library._CPU_ENV + 8)
+    with pytest.raises(PyxenError, match="not where expected"):
+        create("emulator", 64, 1)
+    monkeypatch.undo()
+    create("auto", 64, 1).close()
 
 
 def test_a_missing_state_is_refused_without_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,6 +401,60 @@ def test_cpus_with_other_page_tables_see_other_memory() -> None:
             engine.run(cpu)
         assert [cpu.registers.rbx for cpu in engine.cpus] == [0x1111, 0x2222, 0x1111]
         assert [cpu.registers.rcx for cpu in engine.cpus] == [0x1111, 0x1111, 0x2222]
+
+
+def test_cpus_keep_their_fpu_apart() -> None:
+    engine, _ = make_machine(vcpus=2)
+    source = f"""
+        ldmxcsr (%rsi)
+        fninit
+        fldcw 4(%rsi)
+        fildl 8(%rsi)
+        movq 8(%rsi), %xmm15
+        xor %eax, %eax
+        syscall
+        fistl 16(%rsi)
+        stmxcsr 20(%rsi)
+        movq %xmm15, 24(%rsi)
+        fnstcw 32(%rsi)
+        fxsave {DATA + 0x400}(%rbx)
+        xor %eax, %eax
+        syscall
+    """
+    load(engine, source)
+    words = engine.memory.words
+    for cpu in engine.cpus:
+        place = DATA + 0x100 * cpu.index
+        words[place >> 3] = (0x1F80 | 0x2000 * cpu.index) | (0x37F - cpu.index) << 32
+        words[(place >> 3) + 1] = 41 + cpu.index
+        cpu.registers.rsi = place
+        cpu.registers.rbx = 0x200 * cpu.index
+        engine.run(cpu)
+    for cpu in engine.cpus:
+        engine.run(cpu)
+    for number in range(2):
+        place = (DATA + 0x100 * number) >> 3
+        assert words[place + 2] == (41 + number) | (0x1F80 | 0x2000 * number) << 32
+        assert words[place + 3] == 41 + number
+        assert words[place + 4] & 0xFFFF == 0x37F - number
+        image = (DATA + 0x400 + 0x200 * number) >> 3
+        assert words[image] & 0xFFFF == 0x37F - number
+        assert words[image + 3] & 0xFFFF == 0x1F80 | 0x2000 * number
+
+
+@pytest.mark.parametrize("instruction", ["fninit", "movd %eax, %xmm0", "emms", "fxsave (%rsp)"])
+def test_task_switched_faults_once_and_belongs_to_a_cpu(instruction: str) -> None:
+    engine, handler = make_machine(vcpus=2)
+    load(engine, f"sub $512, %rsp\n {instruction}\n" + STOP)
+    first, second = engine.cpus
+    first.set_task_switched(True)
+    engine.run(second)
+    assert handler.traps == [("hypercall", 0)]
+    engine.run(first)
+    assert handler.traps[1:] == [("exception", 7, 0, False)]
+    first.set_task_switched(False)
+    engine.run(first)
+    assert handler.traps[2:] == [("hypercall", 0)]
 
 
 def test_code_changed_from_outside_is_translated_again() -> None:

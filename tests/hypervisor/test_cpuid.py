@@ -100,7 +100,7 @@ def test_amd_repeats_the_shown_part_of_leaf_1() -> None:
 
 
 def test_power_and_address_leaves() -> None:
-    assert policy().leaf(0x80000007, 0) == (0, 0, 0, 1 << 8)
+    assert policy().leaf(0x80000007, 0) == (0, 0, 0, 0)
     assert policy(leaf_80000008=(0xFF3028, 1, 2, 3)).leaf(0x80000008, 0) == (0x3028, 0, 0, 0)
 
 

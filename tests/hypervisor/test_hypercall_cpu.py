@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from small_domain import (
     BAD_POINTERS,
     EVENT_CALLBACK,
-    L1,
     NON_CANONICAL,
     STACK,
     USER_L4,
@@ -19,7 +20,7 @@ from pyxen.abi import arch_x86_64 as arch
 from pyxen.abi import callback, nmi, xen
 from pyxen.abi.errno import EINVAL, ENODEV, ENOSYS, EPERM
 from pyxen.hypervisor.crash import DomainCrash
-from pyxen.hypervisor.page_flags import ENTRIES, PAGE_SIZE
+from pyxen.hypervisor.page_flags import ENTRIES
 
 HIGH = 1 << 32
 HANDLER = 0xFFFFFFFF81000000
@@ -137,77 +138,6 @@ class TestTrapTable:
         table = self.put(guest, (1, 0, 0, HANDLER), (2, 0, 0, NON_CANONICAL), (3, 0, 0, HANDLER))
         assert guest.call(xen.HYPERVISOR_set_trap_table, table) == -EINVAL
         assert list(guest.vcpu.trap_address[:4]) == [0, HANDLER, 0, 0]
-
-
-class TestDescriptors:
-    def put_gdt(self, guest: SmallDomain, pfn: int, index: int, descriptor: int) -> None:
-        guest.memory.words[guest.mfn(pfn) * ENTRIES + index] = descriptor
-
-    def set_gdt(self, guest: SmallDomain, mfns: list[int], entries: int) -> int:
-        data = b"".join(mfn.to_bytes(8, "little") for mfn in mfns)
-        return guest.call(xen.HYPERVISOR_set_gdt, guest.put(data), entries)
-
-    def test_descriptors_get_ring_3_and_can_be_found(self, guest: SmallDomain) -> None:
-        self.put_gdt(guest, GDT, 2, CODE_RING_0)
-        assert self.set_gdt(guest, [guest.mfn(GDT)], 16) == 0
-        assert guest.memory.descriptor(0, 2 << 3) >> 45 & 3 == 3
-        assert guest.entry(GDT, 2) == guest.memory.descriptor(0, 2 << 3)
-
-    def test_no_entries_need_no_pointer(self, guest: SmallDomain) -> None:
-        self.put_gdt(guest, GDT, 1, CODE_RING_3)
-        self.set_gdt(guest, [guest.mfn(GDT)], 16)
-        assert guest.call(xen.HYPERVISOR_set_gdt, 0, 0) == 0
-        assert guest.memory.descriptor(0, 1 << 3) == 0
-
-    def test_xens_descriptors_are_behind_the_guests(self, guest: SmallDomain) -> None:
-        assert guest.memory.descriptor(0, arch.FLAT_KERNEL_CS) == 0x00AFFB000000FFFF
-        assert guest.memory.descriptor(0, arch.FLAT_KERNEL_SS) == 0x00CFF3000000FFFF
-
-    def test_too_many_entries(self, guest: SmallDomain) -> None:
-        mfns = [guest.mfn(GDT)] * 15
-        assert self.set_gdt(guest, mfns, arch.FIRST_RESERVED_GDT_ENTRY + 1) == -EINVAL
-
-    @pytest.mark.parametrize("index", [0, 3, 511])
-    @pytest.mark.parametrize("descriptor", [TSS, BAD_GATE])
-    def test_the_whole_page_is_checked(
-        self, guest: SmallDomain, index: int, descriptor: int
-    ) -> None:
-        """Also behind the entries that are asked for: they are mapped, so can be loaded."""
-        self.put_gdt(guest, GDT, index, descriptor)
-        self.put_gdt(guest, GDT, 1, CODE_RING_0)
-        snapshot = guest.snapshot()
-        assert self.set_gdt(guest, [guest.mfn(GDT)], 2) == -EINVAL
-        assert guest.entry(GDT, 1) == CODE_RING_0
-        assert guest.memory.descriptor(0, 1 << 3) == 0
-        guest.put(bytes(8))
-        assert guest.snapshot()[PAGE_SIZE * 7 :] == snapshot[PAGE_SIZE * 7 :]
-
-    @pytest.mark.parametrize("pfn", [L1, USER_L4 + 1000, -1])
-    def test_frames_that_cannot_hold_descriptors(self, guest: SmallDomain, pfn: int) -> None:
-        assert self.set_gdt(guest, [guest.mfn(GDT), guest.mfn(pfn)], 1024) == -EINVAL
-
-    def test_update_descriptor(self, guest: SmallDomain) -> None:
-        call, address = xen.HYPERVISOR_update_descriptor, guest.maddr(GDT, 24)
-        assert guest.call(call, address, CODE_RING_0) == 0
-        assert guest.entry(GDT, 3) == CODE_RING_0 | 3 << 45 | 1 << 40
-        for descriptor in (0, TSS & ~(1 << 47), 1 << 47, 1 << 47 | 3 << 45):
-            assert guest.call(call, address, descriptor) == 0  # not present, or of type 0
-            assert guest.entry(GDT, 3) == descriptor
-
-    @pytest.mark.parametrize("descriptor", [TSS, BAD_GATE, 0x0000820000000000])
-    def test_update_descriptor_refuses_system_segments(
-        self, guest: SmallDomain, descriptor: int
-    ) -> None:
-        call, address = xen.HYPERVISOR_update_descriptor, guest.maddr(GDT, 24)
-        assert guest.call(call, address, descriptor) == -EINVAL
-        assert guest.entry(GDT, 3) == 0
-
-    def test_update_descriptor_refuses_bad_places(self, guest: SmallDomain) -> None:
-        call = xen.HYPERVISOR_update_descriptor
-        snapshot = guest.snapshot()
-        for address in (guest.maddr(GDT, 4), guest.maddr(L1), 0x1000, 1 << 60):
-            assert guest.call(call, address, CODE_RING_3) == -EINVAL
-        assert guest.snapshot() == snapshot
 
 
 class TestBases:
@@ -358,9 +288,12 @@ class TestIret:
     def test_in_syscall_to_a_bad_address_is_left_by_iret(self, guest: SmallDomain) -> None:
         self.give_user_table(guest)
         flags = arch.VGCF_in_syscall
+        guest.vcpu.trap_address[13] = HANDLER
         self.go(guest, cs=arch.FLAT_USER_CS64, flags=flags, rip=NON_CANONICAL)
-        r = guest.vcpu.cpu.registers
-        assert (r.rip, r.rcx, r.r11) == (NON_CANONICAL, 0xAAAA, 0xAAAA)
+        registers = guest.vcpu.cpu.registers
+        assert registers.rip == HANDLER
+        frame = struct.unpack("<4Q", guest.read(registers.rsp, 32))
+        assert frame == (0xAAAA, 0xAAAA, 0, NON_CANONICAL)
 
     @pytest.mark.parametrize(("rflags", "mask"), [(IF, 0), (0, 1)])
     def test_upcall_mask_is_the_reverse_of_the_interrupt_flag(

@@ -36,7 +36,8 @@ from pyxen.abi.errno import (
     ESRCH,
 )
 from pyxen.hypervisor.memory import INVALID_M2P_ENTRY
-from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, PAGE_SIZE, PRESENT, RW
+from pyxen.hypervisor.page_flags import ACCESSED, DIRTY, PAGE_SIZE, PRESENT, PSE, RW
+from pyxen.hypervisor.page_types import NONE
 
 HIGH = 1 << 32
 SELF = xen.DOMID_SELF
@@ -140,6 +141,54 @@ class TestMmuUpdate:
             assert mmu_update(guest, request, domains=domains) == -error
             assert guest.entry(L1, 100) == 0
         assert mmu_update(guest, request, domains=SELF | own + 1 << 16) == 0
+
+    def test_devices(self, guest: SmallDomain) -> None:
+        """Pages of DOMID_IO are a matter of L1 entries; a domain without devices has none."""
+        table = self.l1(guest)
+        for pointer, value, error in (
+            (table, guest.maddr(FREE) | PRESENT, EBUSY),
+            (table, XEN_FRAME | PRESENT, EBUSY),
+            (table, DEVICE | PRESENT, EPERM),
+            (table, guest.maddr(FREE) | PRESENT | PSE, EINVAL),
+            (guest.maddr(L2, 8), 0, EINVAL),
+            (guest.maddr(FREE) | xen.MMU_MACHPHYS_UPDATE, 5, EINVAL),
+            (table, 0, 0),
+            (guest.maddr(FREE), 7, 0),
+        ):
+            assert mmu_update(guest, (pointer, value), domains=xen.DOMID_IO) == -error
+        assert guest.entry(FREE, 0) == 7
+
+    def test_what_is_wrong_first(self, guest: SmallDomain) -> None:
+        """The list's address, then whose tables, whose pages, and then each request."""
+        call, place = xen.HYPERVISOR_mmu_update, guest.put(b"\xff" * 4, DONE)
+        for requests, count, domains, result, told in (
+            (XEN_ADDRESS, 0, SELF, -EFAULT, 0xFFFFFFFF),
+            (XEN_ADDRESS, 1, 55, -EFAULT, 0xFFFFFFFF),
+            (NOT_MAPPED, 1, SELF | 56 << 16, -ESRCH, 0xFFFFFFFF),
+            (NOT_MAPPED, 0, 55, -ESRCH, 0),
+            (NOT_MAPPED, 0, 0, 0, 0),
+            (NOT_MAPPED, 1, 0, -EFAULT, 0),
+        ):
+            guest.put(b"\xff" * 4, DONE)
+            assert guest.call(call, requests, count, place, domains) == result
+            assert done(guest) == told
+        assert mmu_update(guest, (7, 0), domains=0) == -ENOSYS
+        assert mmu_update(guest, (xen.MMU_MACHPHYS_UPDATE, 0), domains=0) == -EPERM
+
+    def test_change_of_a_table_that_is_in_use_flushes(self, guest: SmallDomain) -> None:
+        """A new entry needs no flush, one that goes does: Xen flushes after both."""
+        entry = guest.maddr(L2, 8)
+        guest.engine.flushes.clear()
+        assert mmu_update(guest, (entry, guest.maddr(FREE) | PRESENT | RW)) == 0
+        assert guest.engine.flushes == []
+        assert mmu_update(guest, (entry, 0), (entry, 0)) == 0
+        assert guest.engine.flushes == [None]
+
+    def test_shared_frames_are_the_domains(self, guest: SmallDomain) -> None:
+        shared = guest.memory.shared_info_mfn << 12
+        assert mmu_update(guest, (self.l1(guest), shared | PRESENT | RW)) == 0
+        assert mmu_update(guest, (shared + 0xFF8, 0x77)) == 0
+        assert guest.read(guest.address(100) + 0xFF8, 8) == b"\x77" + bytes(7)
 
     def test_machphys_update(self, guest: SmallDomain) -> None:
         pointer = guest.maddr(FREE) | xen.MMU_MACHPHYS_UPDATE
@@ -306,6 +355,18 @@ class TestMmuext:
             assert mmuext(guest, (command, guest.mfn(L1), guest.mfn(6))) == -EINVAL
         assert guest.memory.bytes[guest.maddr(L1) :][:PAGE_SIZE].tobytes() == before
         assert mmuext(guest, (xen.MMUEXT_COPY_PAGE, guest.mfn(FREE), guest.mfn(L1))) == 0
+        assert guest.tables.types[guest.mfn(FREE)] == NONE
+        assert mmuext(guest, (xen.MMUEXT_CLEAR_PAGE, guest.memory.shared_info_mfn, 0)) == 0
+
+    def test_errors_of_validation(self, guest: SmallDomain) -> None:
+        """They pass through all levels."""
+        table = guest.mfn(FREE)
+        guest.set_entry(FREE + 1, 0, table, PRESENT | RW)
+        for entry, error in ((XEN_FRAME | PRESENT, EBUSY), (DEVICE | PRESENT, EPERM)):
+            guest.memory.words[table * 512 + 9] = entry
+            assert mmuext(guest, (xen.MMUEXT_PIN_L1_TABLE, table, 0)) == -error
+            assert mmuext(guest, (xen.MMUEXT_PIN_L2_TABLE, guest.mfn(FREE + 1), 0)) == -error
+        assert guest.tables.types[table] == guest.tables.types[guest.mfn(FREE + 1)] == NONE
 
 
 class TestUpdateVaMapping:
@@ -346,6 +407,13 @@ class TestUpdateVaMapping:
         value = guest.entry(L1, 8)
         assert guest.call(self.CALL, alias, 0, xen.UVMF_INVLPG) == -EINVAL
         assert guest.entry(L1, 8) == value
+
+    def test_higher_table_seen_as_an_l1_table(self, guest: SmallDomain) -> None:
+        """By way of a linear entry the walk ends in a table of another level."""
+        guest.set_entry(L4, 100, guest.mfn(L4), PRESENT)
+        address = 100 << 39 | 0x1FF << 30 | 0x1FE << 21
+        assert guest.call(self.CALL, address, 0, 0) == -EINVAL
+        guest.set_entry(L4, 100, 0, 0)
 
     def test_refused_entry_is_not_flushed(self, guest: SmallDomain) -> None:
         guest.engine.flushes.clear()

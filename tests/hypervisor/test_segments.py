@@ -168,6 +168,19 @@ class TestReturn:
         assert guest.vcpu.cpu.registers.rip == HANDLER + GENERAL_PROTECTION
         assert frame_of(guest)[:3] == (0, rip, cs)
 
+    @pytest.mark.parametrize("cs", [C64, arch.FLAT_KERNEL_CS & ~3])
+    def test_rip_that_is_not_canonical(self, guest: SmallDomain, cs: int) -> None:
+        guest.vcpu.cpu.registers.rsp = guest.address(STACK) + 0x400
+        frame = arch.IRET_CONTEXT.pack(
+            1, 2, 3, 0, 1 << 47, cs, IF, guest.address(STACK) + 0x800, USER_SS
+        )
+        registers = guest.vcpu.cpu.registers
+        registers.rsp = guest.write(guest.address(STACK) + 0x100, frame)
+        registers.rax = xen.HYPERVISOR_iret
+        guest.domain.traps.hypercall(guest.vcpu.cpu)
+        assert registers.rip == HANDLER + GENERAL_PROTECTION
+        assert frame_of(guest)[:3] == (0, 1 << 47, cs)
+
     def test_rip_at_the_end_of_the_segment(self, guest: SmallDomain) -> None:
         iret(guest, C_SMALL, rip=0xFFF)
         assert guest.vcpu.cpu.user_mode

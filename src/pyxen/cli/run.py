@@ -94,6 +94,13 @@ def add_parser(
         help="what the virtual CPUs may use together, in percent of a processor (default: all)",
     )
     parser.add_argument(
+        "--cpuid",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="what CPUID shows otherwise, as in xl.cfg: host,NAME=0,... or LEAF:REGISTER=BITS,...",
+    )
+    parser.add_argument(
         "--engine",
         choices=("auto", "emulator"),
         default="auto",
@@ -137,6 +144,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
+    from pyxen.toolstack.cpuid_config import parse_cpuid
     from pyxen.toolstack.lifecycle import RunOptions
 
     kernel, ramdisk = arguments.kernel, arguments.ramdisk
@@ -156,6 +164,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         restart_on_reboot=not arguments.no_reboot,
         system_map=arguments.system_map,
         cap=arguments.cap,
+        cpuid=parse_cpuid(arguments.cpuid),
     )
 
 

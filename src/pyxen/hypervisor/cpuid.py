@@ -14,8 +14,8 @@ MTRRs, APIC and ACPI registers belong to Xen alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from pyxen.abi.cpuid import (
@@ -27,6 +27,7 @@ from pyxen.abi.cpuid import (
     XEN_CPUID_SIGNATURE_EDX,
     XEN_CPUID_TSC_MODE_DEFAULT,
 )
+from pyxen.hypervisor.cpuid_names import FIELDS, Place
 from pyxen.hypervisor.msr import MSR_XEN_HYPERCALL_PAGE
 from pyxen.hypervisor.version import XEN_MAJOR, XEN_MINOR
 
@@ -102,6 +103,34 @@ _COMMON_1D: Final = 0x0183F3FF
 
 _INVARIANT_TSC: Final = 1 << 8
 
+# The registers with a bit for each feature. A configuration can take away what is shown, and give
+# only what is named here.
+_FEATURES: Final = {
+    (1, 2): 1 << 21,  # X2APIC, which only says how leaf 0xb is to be read
+    (1, 3): 1 << 28,  # HTT
+    (7, 0): 0,
+    (7, 1): 0,
+    (7, 2): 0,
+    (7, 3): 0,
+    (0x80000001, 2): 1 << 1,  # CMP_LEGACY
+    (0x80000001, 3): 0,
+    (0x80000007, 3): _INVARIANT_TSC,
+    (0x80000008, 1): 0,
+}
+
+
+# A feature of leaf 1, and those that are built on it; in this order.
+_DEPENDENTS: Final = {
+    "fpu": ("mmx",),
+    "mmx": ("mmxext", "3dnow", "3dnowext"),
+    "fxsr": ("sse", "ffxsr"),
+    "sse": ("sse2", "misalignsse"),
+    "sse2": ("sse3", "aes", "pclmulqdq", "sha", "gfni"),
+    "sse3": ("ssse3",),
+    "ssse3": ("sse4_1",),
+    "sse4_1": ("sse4_2",),
+}
+
 
 def is_forced_cpuid(code: bytes) -> bool:
     """Whether the bytes at RIP are a forced CPUID (its length is ``len(FORCED_CPUID)``)."""
@@ -114,7 +143,8 @@ class CpuidPolicy:
 
     ``host_leaf(leaf, subleaf)`` asks the engine's CPU. ``tsc_khz`` is the frequency of the guest's
     TSC; ``tsc_to_system_mul`` and ``tsc_shift`` turn its ticks into nanoseconds as in
-    ``vcpu_time_info``. ``machine_frames`` is one more than the highest MFN.
+    ``vcpu_time_info``. ``machine_frames`` is one more than the highest MFN. ``overrides`` is
+    what the configuration wants otherwise: 32 characters for a register, from bit 31 down.
     """
 
     host_leaf: Callable[[int, int], Leaf]
@@ -122,6 +152,7 @@ class CpuidPolicy:
     tsc_to_system_mul: int
     tsc_shift: int
     machine_frames: int
+    overrides: Mapping[Place, str] = field(default_factory=dict)
 
     @property
     def vendor(self) -> str:
@@ -131,6 +162,60 @@ class CpuidPolicy:
 
     def leaf(self, leaf: int, subleaf: int) -> Leaf:
         """eax, ebx, ecx, edx for the 32-bit values that the guest has in eax and ecx."""
+        if not self.overrides or leaf in _XEN_LEAVES:
+            return self._leaf(leaf, subleaf)
+        first = _FIRST_EXTENDED_LEAF if leaf >= _FIRST_EXTENDED_LEAF else 0
+        if leaf > self._configured(first, 0)[0]:
+            return _NOTHING
+        values = list(self._configured(leaf, subleaf))
+        for name in self._missing():
+            (place, of, register), bit, _ = FIELDS[name]
+            if place == leaf and of in (None, subleaf):
+                values[register] &= ~(1 << bit)
+        return values[0], values[1], values[2], values[3]
+
+    def _configured(self, leaf: int, subleaf: int) -> Leaf:
+        """With what the configuration wants otherwise."""
+        values = list(self._leaf(leaf, subleaf))
+        for register in range(4):
+            text = self.overrides.get((leaf, subleaf, register))
+            if text is None:
+                text = self.overrides.get((leaf, None, register))
+            if text is not None:
+                values[register] = self._override(leaf, subleaf, register, values[register], text)
+        return values[0], values[1], values[2], values[3]
+
+    def _missing(self) -> set[str]:
+        """Features that cannot be without one that the configuration has taken away."""
+        words = self._configured(1, 0)
+        missing: set[str] = set()
+        for name, dependents in _DEPENDENTS.items():
+            (_, _, register), bit, _ = FIELDS[name]
+            if name in missing or not words[register] >> bit & 1:
+                missing.update(dependents)
+        return missing
+
+    def _override(self, leaf: int, subleaf: int, register: int, value: int, text: str) -> int:
+        """What the guest sees of a register for which the configuration has ``text``."""
+        host = self.host_leaf(leaf, subleaf)[register]
+        wanted = 0
+        for bit in range(32):
+            choice = text[31 - bit]
+            source = {"1": 1, "0": 0, "x": value >> bit, "k": host >> bit, "s": host >> bit}[choice]
+            wanted |= (source & 1) << bit
+        if (leaf, register) in _FEATURES:
+            possible = _FEATURES[leaf, register]
+            if leaf == 0x80000007:
+                possible &= host
+            return wanted & (value | possible)
+        if leaf in (0, _FIRST_EXTENDED_LEAF) and register == 0:
+            return min(wanted, value)
+        if leaf == 1:
+            return wanted & (0x0FFF0FFF, 0x00FFFFFF)[register]
+        return value if leaf == 0x80000008 else wanted
+
+    def _leaf(self, leaf: int, subleaf: int) -> Leaf:
+        """What the guest sees unless the configuration has something else."""
         if leaf <= _LAST_BASIC_LEAF:
             return self._basic_leaf(leaf, subleaf)
         if leaf in _XEN_LEAVES:
@@ -147,13 +232,26 @@ class CpuidPolicy:
             return _NOTHING
         if leaf == 1:
             # The top byte of ebx is the APIC number.
-            return eax, ebx & 0x00FFFFFF, ecx & ~_HIDDEN_1C | _HYPERVISOR, self._leaf_1_edx(edx)
-        if leaf in (2, 4):
-            return eax, ebx, ecx, edx
+            return (
+                eax & 0x0FFF0FFF,
+                ebx & 0x00FFFFFF,
+                ecx & ~_HIDDEN_1C | _HYPERVISOR,
+                self._leaf_1_edx(edx),
+            )
+        if leaf == 2 and self.vendor == "GenuineIntel":
+            return eax & 0xFFFFFF00 | 1, ebx, ecx, edx  # one query tells it all
+        if leaf == 4 and self.vendor == "GenuineIntel":
+            return self._cache_leaf(eax, ebx, ecx, edx)
         if leaf == 7 and subleaf == 0:
             return 0, ebx & _SHOWN_7B0, 0, 0
         # 3 is the serial number, 5 MONITOR, 6 thermal and power management.
         return _NOTHING
+
+    @staticmethod
+    def _cache_leaf(eax: int, ebx: int, ecx: int, edx: int) -> Leaf:
+        if eax & 0x1F not in (1, 2, 3):  # data, instructions, both
+            return _NOTHING
+        return eax & 0xFFFFC3FF, ebx, ecx, edx & 7
 
     def _leaf_1_edx(self, edx: int) -> int:
         shown = edx & ~_HIDDEN_1D
@@ -162,26 +260,37 @@ class CpuidPolicy:
 
     def _extended_leaf(self, leaf: int) -> Leaf:
         eax, ebx, ecx, edx = self.host_leaf(leaf, 0)
+        amd = self.vendor == "AuthenticAMD"
         if leaf == _FIRST_EXTENDED_LEAF:
-            return min(eax, _LAST_EXTENDED_LEAF), ebx, ecx, edx
+            # Intel's CPUs repeat no vendor here.
+            last = min(eax, _LAST_EXTENDED_LEAF)
+            return (last, ebx, ecx, edx) if amd else (last, 0, 0, 0)
         if leaf > self.host_leaf(_FIRST_EXTENDED_LEAF, 0)[0]:
             return _NOTHING
         if leaf == 0x80000001:
             edx &= ~(_HIDDEN_E1D | _COMMON_1D)
-            if self.vendor == "AuthenticAMD":
+            if amd:
                 edx |= self._leaf_1_edx(self.host_leaf(1, 0)[3]) & _COMMON_1D
-            return eax, ebx, ecx & ~_HIDDEN_E1C, edx
+                return self.host_leaf(1, 0)[0] & 0x0FFF0FFF, ebx, ecx & ~_HIDDEN_E1C, edx
+            return 0, 0, ecx & ~_HIDDEN_E1C, edx
+        if leaf == 0x80000005 and not amd:
+            return _NOTHING
+        if leaf == 0x80000006 and not amd:
+            return 0, 0, ecx, 0
         if leaf == 0x80000007:
-            return 0, 0, 0, edx & _INVARIANT_TSC
+            return _NOTHING  # an invariant TSC is told to guests that are not migrated
         if leaf == 0x80000008:
             return eax & 0xFFFF, 0, 0, 0  # the widths of addresses
         return eax, ebx, ecx, edx
 
     def _xen_leaf(self, number: int, subleaf: int) -> Leaf:
         """Leaf 0x40000000 + ``number``."""
+        limit = self._xen_limit()
+        if number > limit:
+            return _NOTHING
         if number == 0:
             return (
-                XEN_CPUID_FIRST_LEAF + XEN_CPUID_MAX_NUM_LEAVES,
+                XEN_CPUID_FIRST_LEAF + limit,
                 XEN_CPUID_SIGNATURE_EBX,
                 XEN_CPUID_SIGNATURE_ECX,
                 XEN_CPUID_SIGNATURE_EDX,
@@ -197,6 +306,12 @@ class CpuidPolicy:
             return 0, (self.machine_frames - 1).bit_length() + 12, 0, 0
         # 4 tells of HVM features, which a PV domain has not.
         return _NOTHING
+
+    def _xen_limit(self) -> int:
+        """How many of Xen's leaves there are: what the configuration says, within bounds."""
+        text = self.overrides.get((XEN_CPUID_FIRST_LEAF, None, 0), "")
+        wanted = int(text[-8:].replace("x", "0").replace("k", "0").replace("s", "0") or "0", 2)
+        return min(max(wanted, 2), XEN_CPUID_MAX_NUM_LEAVES) if wanted else XEN_CPUID_MAX_NUM_LEAVES
 
     def _time_leaf(self, subleaf: int) -> Leaf:
         if subleaf == 0:

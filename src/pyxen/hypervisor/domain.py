@@ -41,9 +41,10 @@ from pyxen.hypervisor.traps import Traps
 from pyxen.hypervisor.vcpu import MASK, PENDING, VPF_PAUSED, Vcpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pyxen.engine.protocol import Engine, Registers
+    from pyxen.hypervisor.cpuid_names import Place
     from pyxen.hypervisor.dispatcher import Dispatcher
 
 log = logging.getLogger("pyxen")
@@ -106,6 +107,7 @@ class Domain:
         self.vm_assist = 0
         self.shutdown_code: int | None = None
         self.pause_count = 0
+        self.cpuid_overrides: Mapping[Place, str] = {}
         self.pirqs: set[int] = set()
         """Physical interrupt numbers that the guest has asked for; nothing is behind them."""
         self.attention = False
@@ -170,6 +172,7 @@ class Domain:
             self.clock.mul,
             self.clock.shift,
             self.memory.frames,
+            self.cpuid_overrides,
         )
         self._start_ns = perf_counter_ns()
         self.clock.write_wall_clock(self.memory.bytes, self.memory.shared_info_mfn * PAGE_SIZE)

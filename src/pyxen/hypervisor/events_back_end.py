@@ -27,10 +27,14 @@ class BackEndPort:
         self.guest_port = guest_port
         self._events = events
         self._notify: Callable[[], None] | None = None
+        self.closed = False
         self._pending = True  # the guest may have sent before there was a channel
 
     def listen(self, notify: Callable[[], None]) -> None:
-        """Hear the guest's events from now on; at once, if there was one before."""
+        """Hear the guest's events from now on; at once, if there was one before. Nothing happens at
+        a port that has been closed."""
+        if self.closed:
+            return
         self._notify = notify
         if self._pending:
             self.signal()
@@ -50,4 +54,5 @@ class BackEndPort:
 
     def close(self) -> None:
         """Give the port up; the guest's is unbound then. A second time does nothing."""
+        self.closed = True
         self._events.close_back_end(self)

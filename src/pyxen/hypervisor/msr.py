@@ -76,7 +76,7 @@ _MISC_ENABLE: Final = 1 << 11 | 1 << 12 | 1 << 23
 
 _INTEL_PMU: Final = (
     frozenset(range(MSR_P6_PERFCTR, MSR_P6_PERFCTR + 8))
-    | frozenset(range(MSR_P6_EVNTSEL, MSR_P6_EVNTSEL + 8))
+    | frozenset(range(MSR_P6_EVNTSEL, MSR_P6_EVNTSEL + 4))
     | frozenset(range(MSR_FIXED_CTR0, MSR_FIXED_CTR0 + 3))
     | frozenset(range(MSR_FIXED_CTR_CTRL, MSR_FIXED_CTR_CTRL + 4))
 )

@@ -17,7 +17,7 @@ cdef long long NOT_MAPPED
 cdef unsigned long long FLAT_KERNEL_CS, FLAT_KERNEL_SS, TI_IF_MASK, VGCF_in_syscall
 cdef unsigned long long FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64, LOCAL
 cdef unsigned long long MASK, PENDING, CR2
-cdef unsigned long long _STACK_ALIGNMENT, _SELECTOR, _RPL, _OFFSET, _LOW_END, _FRAME_SIZE
+cdef unsigned long long _STACK_ALIGNMENT, _SELECTOR, _RPL, _OFFSET, _LOW_END, _HIGH_START, _FRAME_SIZE
 cdef unsigned long long _FLAGS, _ALWAYS, _IRET_WORDS, _CLEARED_ON_ENTRY
 cdef unsigned long long _CODE_BITS, _CODE64, _FLAT_BITS, _FLAT_CODE32, _DATA_BITS, _FLAT_DATA
 cdef unsigned long long _UINT32
@@ -67,7 +67,7 @@ cdef class Traps:
         frame=cython.longlong, rax=cython.ulonglong, r11=cython.ulonglong, rcx=cython.ulonglong,
         in_syscall=cython.bint, rip=cython.ulonglong, cs=cython.ulonglong, rflags=cython.ulonglong,
         rsp=cython.ulonglong, ss=cython.ulonglong, user=cython.bint, code=cython.ulonglong,
-        stack=cython.ulonglong,
+        stack=cython.ulonglong, canonical=cython.bint,
     )
     cpdef void return_from_trap(self, Vcpu vcpu) except *
     @cython.locals(info=cython.ulonglong)

@@ -143,6 +143,7 @@ _SELECTOR: Final = 0xFFFF
 _RPL: Final = 3
 _OFFSET: Final = 0xFFF
 _LOW_END: Final = 1 << 47
+_HIGH_START: Final = 0xFFFF800000000000
 _IRET_WORDS: Final = IRET_CONTEXT.size // 8
 _FLAGS: Final = 0x3F7FD5 & ~(IOPL | VM)
 """Those that exist, but for what a guest cannot set."""
@@ -564,7 +565,8 @@ class Traps:
         self._bytes[vcpu.info + MASK] = 0 if rflags & IF else 1
         vcpu.nmi_masked = False
         rflags = rflags & _FLAGS | _ALWAYS
-        if in_syscall and is_canonical(rip):  # Xen leaves by SYSRET
+        canonical = rip < _LOW_END or rip >= _HIGH_START
+        if in_syscall and canonical:  # Xen leaves by SYSRET
             cs = FLAT_RING3_CS32 if cs == FLAT_RING3_CS32 else FLAT_RING3_CS64
             ss = FLAT_RING3_SS64
             rcx = rip
@@ -579,7 +581,7 @@ class Traps:
         cpu.registers.write_flags(rflags)
         if user:
             code = stack = 0
-            if not (cs | ss) & LOCAL:
+            if not (cs | ss) & LOCAL and canonical:
                 code = find_descriptor(vcpu, cs)
                 stack = find_descriptor(vcpu, ss)
             if stack & _DATA_BITS == _FLAT_DATA:
@@ -592,14 +594,14 @@ class Traps:
             cpu.enter_user(cs, ss, True)
         else:
             cpu.enter_kernel(cs, ss)
-            if cs == FLAT_KERNEL_CS and ss == FLAT_KERNEL_SS:
+            if cs == FLAT_KERNEL_CS and ss == FLAT_KERNEL_SS and canonical:
                 return
         self._load_code_and_stack(vcpu)
 
     def _load_code_and_stack(self, vcpu: Vcpu) -> None:
         """Load cs and ss for the way back to the guest, in the mode that it is in already.
 
-        If they cannot be loaded, or rip is beyond the end of the code segment, the guest gets the
+        If they cannot be loaded, or rip lies outside the code segment, the guest gets the
         exception at the place to which it returns.
         """
         cpu = vcpu.cpu
@@ -608,7 +610,8 @@ class Traps:
         try:
             code = check_code(vcpu, cs)
             stack = check_stack(vcpu, ss)
-            if not code & LONG and words[RIP] > segment_limit(code):
+            rip = words[RIP]
+            if not (is_canonical(rip) if code & LONG else rip <= segment_limit(code)):
                 raise SegmentFault(GENERAL_PROTECTION, 0)
         except SegmentFault as fault:
             self._counters.add_operation("return_fault")

@@ -13,9 +13,9 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -28,6 +28,7 @@ from pyxen.builder.pv import build_pv
 from pyxen.builder.symbols import SymbolTable, load_symbols
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError, XenError
+from pyxen.hypervisor.cpuid_names import Place
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.crash_report import describe_crash
 from pyxen.hypervisor.domain import Domain
@@ -56,7 +57,8 @@ class RunOptions:
     """What to run: files, sizes, and for how many seconds at most (None: no limit).
 
     ``system_map`` names the addresses in a crash report, if the kernel itself does not. ``cap`` is
-    what all vCPUs together may use, in percent of one processor; 0: no limit.
+    what all vCPUs together may use, in percent of one processor; 0: no limit. ``cpuid`` is what
+    ``cpuid_config.parse_cpuid`` has made of the configuration.
     """
 
     kernel: Path
@@ -69,6 +71,7 @@ class RunOptions:
     restart_on_reboot: bool
     system_map: Path | None = None
     cap: int = 0
+    cpuid: Mapping[Place, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def _run_once(
         domain = Domain(engine, pages, max_pages=pages, console_output=output)
         domain.instruments.extend(instruments)
         domain.scheduler.set_cap(options.cap)
+        domain.cpuid_overrides = options.cpuid
         try:
             ring = build_domain(domain, kernel, options, output)
             return _run_domain(domain, symbols, ring, console, scrollback, io, deadline)

@@ -110,8 +110,8 @@ class EmulatorEngine:
         uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x37F)
         self._uc = uc
         self._handle: int = uc._uch.value or 0
-        machine_code.watch_code(self._handle, self.memory)
         self._cpu_object, address = library.state_address(self._handle)
+        machine_code.watch_code(self._handle, self._cpu_object, self.memory)
         self._state_address = address
         self._state = EmulatedRegisters(address)
         self._breakpoints = Breakpoints(self._library, self._cpu_object, self._state)
@@ -395,5 +395,6 @@ class EmulatorEngine:
 
     def close(self) -> None:
         library.give_back_deadline(self._handle)
+        machine_code.forget_code(self._handle)
         self._uc = None
         self.memory.close()

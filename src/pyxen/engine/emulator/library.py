@@ -20,6 +20,9 @@ These things of its inside are used, all of version 2.1.4:
 - ``tlb_protect_code``, which is called when code is first translated from a frame. Ours notes it,
   so that it costs the hypervisor one look at a byte to know whether a frame that it writes to may
   hold translated code.
+- ``tb_invalidate_phys_page_fast`` and ``tlb_set_dirty``, which are called at stores to frames that
+  may hold translated code. unicorn forgets that a frame may be mapped twice, executable and
+  writable; with ours a store by any mapping gives up the translations.
 - the helpers of SYSCALL, SYSENTER and of segment registers get instructions of ours in front, and
   the look for TF after SYSCALL is left out, as it would trap before the instruction that is to be
   stepped: see ``machine_code``.
@@ -68,6 +71,8 @@ _PORT_HELPERS: Final = tuple(
     f"helper_{operation}{size}_x86_64" for operation in ("in", "out") for size in "bwl"
 )
 _NOTE_CODE: Final = "tlb_protect_code_x86_64"
+_NOTE_STORE: Final = "tb_invalidate_phys_page_fast_x86_64"
+_SET_DIRTY: Final = "tlb_set_dirty_x86_64"
 _WATCHED: Final = "cpu_watchpoint_address_matches_x86_64"
 _CHECK_WATCH: Final = "cpu_check_watchpoint_x86_64"
 _SYSCALL: Final = "helper_syscall_x86_64"
@@ -170,7 +175,10 @@ def _make_it_fit(library: ctypes.CDLL) -> None:
         (machine_code.LOOK_ORIGINAL, _EXIT_HELPER),
         (machine_code.RAISE, "raise_exception_err_ra_x86_64"),
         (machine_code.RAISE_DEBUG, "raise_exception_ra_x86_64"),
-        (machine_code.NOTE_ORIGINAL, _NOTE_CODE),
+        (machine_code.RESET_DIRTY, "tlb_reset_dirty_x86_64"),
+        (machine_code.NOTE_STORE_ORIGINAL, _NOTE_STORE),
+        (machine_code.INVALIDATE_PAGE, "tb_invalidate_phys_page_range_x86_64"),
+        (machine_code.SET_DIRTY_ORIGINAL, _SET_DIRTY),
         (machine_code.SYSCALL_ORIGINAL, _SYSCALL),
         (machine_code.SYSENTER_ORIGINAL, _SYSENTER),
         (machine_code.LOAD_SEGMENT_ORIGINAL, _LOAD_SEGMENT),
@@ -182,6 +190,8 @@ def _make_it_fit(library: ctypes.CDLL) -> None:
         (_EXIT_CHECK, _DT_JMPREL, 1, machine_code.RET),
         (_EXIT_HELPER, _DT_RELA, 2, machine_code.LOOK),
         (_NOTE_CODE, _DT_JMPREL, 1, machine_code.NOTE_CODE),
+        (_NOTE_STORE, _DT_JMPREL, 1, machine_code.NOTE_STORE),
+        (_SET_DIRTY, _DT_JMPREL, 1, machine_code.SET_DIRTY),
         (_WATCHED, _DT_JMPREL, 1, machine_code.WATCHED),
         (_CHECK_WATCH, _DT_JMPREL, 1, machine_code.CHECK_WATCH),
         (_STEP_AFTER_SYSCALL, _DT_RELA, 2, machine_code.RET),

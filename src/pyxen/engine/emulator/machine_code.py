@@ -11,7 +11,13 @@ One page is executable, the pages behind it are data:
 - ``PORT``, in the place of the helpers of IN and OUT: where ports are empty for the privilege
   level, all ones are read and a write is nothing; else it is a general protection fault.
 - ``NOTE_CODE``, when code is translated from a frame that held none: set the frame's byte in the
-  table that belongs to this unicorn instance, then go on in unicorn's own function.
+  table that belongs to this unicorn instance, and let the next store to the frame through any of
+  its mappings take the slow path, where it is noticed. (unicorn sees only to the mapping by which
+  the code is executed.)
+- ``NOTE_STORE``, at a store on that path: remember where it went, then unicorn's own function,
+  which gives up the translations that the store overlaps.
+- ``SET_DIRTY``, when further stores by that mapping, which is not executable, are to be fast again
+  and will not be noticed: give up all translations from the frame, then unicorn's own function.
 - ``SYSCALL`` and ``SYSENTER`` note the instruction's length, prefixes included, for the callback,
   because unicorn adds it to rip afterwards; then unicorn's own helper.
 - ``LOAD_SEGMENT``: a null selector loaded into SS at level 1 would leave the guest at level 0; it
@@ -32,30 +38,35 @@ from typing import TYPE_CHECKING, Final
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyxen.engine.memory import MachineMemory
 
 RET: Final = 0
 READ_TSC: Final = 16
 LOOK: Final = 32
 PORT: Final = 128
-NOTE_CODE: Final = 176
 WATCHED: Final = 224
 CHECK_WATCH: Final = 288
 SYSCALL: Final = 384
 SYSENTER: Final = 400
 LOAD_SEGMENT: Final = 416
+NOTE_CODE: Final = 512
+NOTE_STORE: Final = 608
+SET_DIRTY: Final = 656
 
 KICK: Final = mmap.PAGESIZE
 _COUNT: Final = mmap.PAGESIZE + 4
-_BLOCKS: Final = 256
+_BLOCKS: Final = 32
 """So many blocks of guest code run between two looks at the clock."""
 POINTERS: Final = mmap.PAGESIZE + 64
-DEADLINES: Final = mmap.PAGESIZE + 128
+DEADLINES: Final = mmap.PAGESIZE + 192
 """Pairs of an engine's handle and its deadline, up to a pair of zeros."""
 MAX_ENGINES: Final = 240
 NEVER: Final = 0xFFFFFFFFFFFFFFFF
-STOP, LOOK_ORIGINAL, RAISE, NOTE_ORIGINAL, RAISE_DEBUG = range(5)
+STOP, LOOK_ORIGINAL, RAISE, RESET_DIRTY, RAISE_DEBUG = range(5)
 SYSCALL_ORIGINAL, SYSENTER_ORIGINAL, LOAD_SEGMENT_ORIGINAL = range(5, 8)
+NOTE_STORE_ORIGINAL, INVALIDATE_PAGE, SET_DIRTY_ORIGINAL = range(8, 11)
 """Numbers of the pointers to unicorn's functions."""
 
 NULL_STACK_SEGMENT: Final = 0xFFF8
@@ -69,9 +80,10 @@ PORTS: Final = 372
 level for which ports are empty."""
 
 _INSTANCES: Final = 2 * mmap.PAGESIZE
-_INSTANCE: Final = struct.Struct("<QQ")
-_MAX_INSTANCES: Final = 120
-_WATCHES: Final = 2 * mmap.PAGESIZE + 2048
+_INSTANCE: Final = struct.Struct("<QQQQQ")
+"""Handle, CPU object, the frames' bytes, address of machine memory, the last store."""
+_MAX_INSTANCES: Final = 100
+_WATCHES: Final = 3 * mmap.PAGESIZE
 _WATCH: Final = struct.Struct("<QQQIBBxx")  # CPU object, first and last byte, flags, hit, off
 _WATCH_HIT, _WATCH_OFF = 28, 29
 _MAX_WATCHES: Final = 32
@@ -121,15 +133,42 @@ _ROUTINES: Final[dict[int, tuple[_Part, ...]]] = {
         b"\xff\x25", _pointer(RAISE),
         b"\xb8\xff\xff\xff\xff\xc3",  # 1: mov $-1, %eax; ret
     ),
-    # (uc, ram address)
+    # (uc, ram address); tlb_reset_dirty(cpu, host address, length)
     NOTE_CODE: (
         b"\x48\x8d\x05", (_INSTANCES, 0),  # lea instances, %rax
-        b"\x48\x8b\x10\x48\x85\xd2\x74\x1a",  # 1: mov (%rax), %rdx; test %rdx, %rdx; je 3f
+        b"\x48\x8b\x10\x48\x85\xd2\x74\x34",  # 1: mov (%rax), %rdx; test %rdx, %rdx; je 3f
         b"\x48\x39\xfa\x74\x06",  # cmp %rdi, %rdx; je 2f
-        b"\x48\x83\xc0\x10\xeb\xed",  # add $16, %rax; jmp 1b
-        b"\x48\x8b\x40\x08\x48\x89\xf2",  # 2: mov 8(%rax), %rax; mov %rsi, %rdx
-        b"\x48\xc1\xea\x0c\xc6\x04\x10\x01",  # shr $12, %rdx; movb $1, (%rax, %rdx)
-        b"\xff\x25", _pointer(NOTE_ORIGINAL),  # 3:
+        b"\x48\x83\xc0\x28\xeb\xed",  # add $40, %rax; jmp 1b
+        b"\x48\x8b\x48\x10\x48\x89\xf2",  # 2: mov 16(%rax), %rcx; mov %rsi, %rdx
+        b"\x48\xc1\xea\x0c\xc6\x04\x11\x01",  # shr $12, %rdx; movb $1, (%rcx, %rdx)
+        b"\x48\x8b\x78\x08",  # mov 8(%rax), %rdi
+        b"\x48\x81\xe6\x00\xf0\xff\xff",  # and $-4096, %rsi
+        b"\x48\x03\x70\x18\xba\x00\x10\x00\x00",  # add 24(%rax), %rsi; mov $4096, %edx
+        b"\xff\x25", _pointer(RESET_DIRTY),
+        b"\xc3",  # 3: ret
+    ),
+    # (uc, pages, ram address, length, return address)
+    NOTE_STORE: (
+        b"\x48\x8d\x05", (_INSTANCES, 0),  # lea instances, %rax
+        b"\x4c\x8b\x10\x4d\x85\xd2\x74\x0f",  # 1: mov (%rax), %r10; test %r10, %r10; je 3f
+        b"\x49\x39\xfa\x74\x06",  # cmp %rdi, %r10; je 2f
+        b"\x48\x83\xc0\x28\xeb\xed",  # add $40, %rax; jmp 1b
+        b"\x48\x89\x50\x20",  # 2: mov %rdx, 32(%rax)
+        b"\xff\x25", _pointer(NOTE_STORE_ORIGINAL),  # 3:
+    ),
+    # (cpu, address); tb_invalidate_phys_page_range(uc, first ram address, end)
+    SET_DIRTY: (
+        b"\x48\x8d\x05", (_INSTANCES, 0),  # lea instances, %rax
+        b"\x4c\x8b\x10\x4d\x85\xd2\x74\x33",  # 1: mov (%rax), %r10; test %r10, %r10; je 3f
+        b"\x48\x3b\x78\x08\x74\x06",  # cmp 8(%rax), %rdi; je 2f
+        b"\x48\x83\xc0\x28\xeb\xec",  # add $40, %rax; jmp 1b
+        b"\x57\x56\x48\x83\xec\x08",  # 2: push %rdi; push %rsi; sub $8, %rsp
+        b"\x4c\x89\xd7\x48\x8b\x70\x20",  # mov %r10, %rdi; mov 32(%rax), %rsi
+        b"\x48\x81\xe6\x00\xf0\xff\xff",  # and $-4096, %rsi
+        b"\x48\x8d\x96\x00\x10\x00\x00",  # lea 4096(%rsi), %rdx
+        b"\xff\x15", _pointer(INVALIDATE_PAGE),
+        b"\x48\x83\xc4\x08\x5e\x5f",  # add $8, %rsp; pop %rsi; pop %rdi
+        b"\xff\x25", _pointer(SET_DIRTY_ORIGINAL),  # 3:
     ),
     # (cpu, address, length) -> flags
     WATCHED: (
@@ -199,7 +238,7 @@ _keep_alive: list[object] = []
 @functools.cache
 def base() -> int:
     """Address of the code page."""
-    pages = mmap.mmap(-1, 3 * mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    pages = mmap.mmap(-1, 4 * mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     pages.write(_assemble())
     anchor = ctypes.c_char.from_buffer(pages)
     _keep_alive.extend((pages, anchor))
@@ -211,23 +250,31 @@ def set_pointer(number: int, address: int) -> None:
     ctypes.c_uint64.from_address(base() + POINTERS + 8 * number).value = address
 
 
-def watch_code(handle: int, memory: MachineMemory) -> None:
-    """Let ``memory.code_frames`` tell from which frames the instance ``handle`` has translated
-    code, until ``memory`` is gone."""
-    for number in range(_MAX_INSTANCES):
-        place = base() + _INSTANCES + _INSTANCE.size * number
-        entry = (ctypes.c_uint64 * 2).from_address(place)
-        if entry[0] in (0, FREED, handle):
+def watch_code(handle: int, cpu: int, memory: MachineMemory) -> None:
+    """Let ``memory.code_frames`` tell from which frames the instance ``handle``, with this CPU
+    object, has translated code, and notice all stores to them, until ``forget_code``."""
+    for entry in _instances():
+        if entry[0] in (0, FREED):
             table = (ctypes.c_char * memory.frames).from_buffer(memory.code_frames.obj)
-            entry[1] = ctypes.addressof(table)
+            entry[1:5] = [cpu, ctypes.addressof(table), memory.address, 0]
             entry[0] = handle
-            weakref.finalize(memory, _forget, entry, table)
+            weakref.finalize(memory, forget_code, handle, table)
             return
     raise PyxenError(f"emulator: {_MAX_INSTANCES} engines are in use, which is the limit")
 
 
-def _forget(entry: ctypes.Array[ctypes.c_uint64], table: object) -> None:
-    entry[0] = FREED
+def forget_code(handle: int, table: ctypes.Array[ctypes.c_char] | None = None) -> None:
+    """The instance ``handle`` is about to go: another may come to have its address, and the memory
+    of its CPU object. With ``table``, only if the frames' bytes are still these."""
+    for entry in _instances():
+        if entry[0] == handle and (table is None or entry[2] == ctypes.addressof(table)):
+            entry[0] = entry[1] = FREED
+
+
+def _instances() -> Iterator[ctypes.Array[ctypes.c_uint64]]:
+    for number in range(_MAX_INSTANCES):
+        place = base() + _INSTANCES + _INSTANCE.size * number
+        yield (ctypes.c_uint64 * 5).from_address(place)
 
 
 class Watch:

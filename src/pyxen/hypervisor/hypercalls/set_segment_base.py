@@ -52,7 +52,5 @@ def _load_user_gs(vcpu: Vcpu, selector: int) -> None:
     except SegmentFault:
         selector = descriptor = 0
     cpu = vcpu.cpu
-    kernel_base = cpu.registers.gs_base
-    cpu.load_segment(GS, selector, descriptor)
-    cpu.registers.gs_base = kernel_base
+    cpu.registers.words[GS] = selector
     cpu.inactive_gs_base = segment_base(descriptor)

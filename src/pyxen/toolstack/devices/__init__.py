@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Devices of domains: how users write them, and what becomes of that in the store.
+
+``FACTORIES`` is the table of back ends: by the kind of device a function that makes one of a
+configuration, of which it opens what is on the host. It raises PyxenError where that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pyxen.backends.doors import Doors
+from pyxen.backends.xenbus import Backend
+
+Factory = Callable[[Doors, str, str, Any], Backend]
+"""Of doors, back end's path, front end's path, and the configuration of the device."""
+
+FACTORIES: Final[dict[str, Factory]] = {}
