@@ -78,6 +78,10 @@ class Breakpoints:
         self._library.tlb_flush_x86_64(self._cpu_object)
         self.definition = definition
 
+    def close(self) -> None:
+        """The CPU object is about to go, and another may come to lie at its address."""
+        _free(self._watches)
+
     def take_hits(self) -> int:
         """A bit for each data breakpoint that has been hit since the last call."""
         hits = 0

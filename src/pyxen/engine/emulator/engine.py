@@ -396,5 +396,6 @@ class EmulatorEngine:
     def close(self) -> None:
         library.give_back_deadline(self._handle)
         machine_code.forget_code(self._handle)
+        self._breakpoints.close()
         self._uc = None
         self.memory.close()
