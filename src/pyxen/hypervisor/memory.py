@@ -90,8 +90,8 @@ class Memory:
     tells whether one of the references is that of the allocation.
 
     The CPU may use a translation for a while after its entry has changed. ``stamps[mfn]`` is the
-    moment, on the engine's ``flush_clock``, at which a frame's last writable mapping went (or its
-    last reference): see ``flush_stale``.
+    moment, on the engine's ``flush_clock``, at which a frame last lost a writable mapping or was
+    freed: see ``flush_stale``.
     """
 
     def __init__(self, engine: Engine, nr_pages: int, max_pages: int | None = None) -> None:
