@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +29,7 @@ GENERAL = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 ]  # fmt: skip
+SPECIAL = ["rflags", "fs_base", "gs_base"]
 
 
 @dataclass
@@ -63,39 +67,67 @@ class FakeRegisters:
 
 
 class ReferenceCpu:
-    """One page of code, one of data, and single instructions executed by unicorn."""
+    """One page of code, one of data, and single instructions executed by unicorn.
+
+    It is a process of its own: in this one another test may have loaded the library for the
+    engine, which changes how it stops.
+    """
 
     def __init__(self) -> None:
-        self.uc = Uc(UC_ARCH_X86, UC_MODE_64)
-        self.uc.mem_map(CODE, PAGE)
-        self.uc.mem_map(DATA, PAGE)
-        # Instrumented code goes one instruction at a time: a repeated one stops after a round.
-        self.uc.hook_add(UC_HOOK_CODE, lambda *_: None)
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=execute_for, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join()
 
     def execute(self, code: bytes, registers: FakeRegisters, entry: int, source: int) -> int:
         """Execute one instruction on ``registers``; the new value of the entry."""
-        uc = self.uc
+        values = {name: getattr(registers, name) for name in [*GENERAL, *SPECIAL]}
+        self._connection.send((code, values, entry, source))
+        values, entry = self._connection.recv()
+        for name, value in values.items():
+            setattr(registers, name, value)
+        return entry
+
+
+def execute_for(connection: Connection) -> None:
+    """The other process: execute until the connection is closed."""
+    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    uc.mem_map(CODE, PAGE)
+    uc.mem_map(DATA, PAGE)
+    # Instrumented code goes one instruction at a time: a repeated one stops after a round.
+    uc.hook_add(UC_HOOK_CODE, lambda *_: None)
+    while True:
+        try:
+            code, values, entry, source = connection.recv()
+        except EOFError:
+            return
         uc.mem_write(CODE, code.ljust(16, b"\x90"))
         uc.mem_write(ENTRY, entry.to_bytes(8, "little"))
         uc.mem_write(SOURCE, source.to_bytes(8, "little"))
-        for name in [*GENERAL, "rflags", "fs_base", "gs_base"]:
-            uc.reg_write(self._number(name), getattr(registers, name))
+        for name, value in values.items():
+            uc.reg_write(register_number(name), value)
         uc.emu_start(CODE, CODE + len(code), count=1)
         if uc.reg_read(uc_x86.UC_X86_REG_RIP) == CODE and uc.reg_read(uc_x86.UC_X86_REG_RCX) == 0:
             # unicorn sees only in a further step that the last iteration is over.
             uc.emu_start(CODE, CODE + len(code), count=1)
-        for name in [*GENERAL, "rip", "rflags"]:
-            setattr(registers, name, uc.reg_read(self._number(name)))
-        return int.from_bytes(uc.mem_read(ENTRY, 8), "little")
+        values = {name: uc.reg_read(register_number(name)) for name in [*GENERAL, "rip", "rflags"]}
+        connection.send((values, int.from_bytes(uc.mem_read(ENTRY, 8), "little")))
 
-    @staticmethod
-    def _number(name: str) -> int:
-        return int(getattr(uc_x86, f"UC_X86_REG_{name.upper()}"))
+
+def register_number(name: str) -> int:
+    return int(getattr(uc_x86, f"UC_X86_REG_{name.upper()}"))
 
 
 @pytest.fixture(scope="module")
-def cpu() -> ReferenceCpu:
-    return ReferenceCpu()
+def cpu() -> Iterator[ReferenceCpu]:
+    reference = ReferenceCpu()
+    yield reference
+    reference.close()
 
 
 def assemble(instruction: Instruction) -> bytes:

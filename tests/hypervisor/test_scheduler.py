@@ -23,7 +23,8 @@ from pyxen.testing import FakeCpu, make_hypercall
 from pyxen.testing.fake_engine import Step
 
 MS = 1_000_000
-GRACE = 0.6
+GRACE = 20.0
+"""Seconds after which what should have happened has not: far more than a busy machine takes."""
 PENDING_WORDS = xen.SHARED_INFO.offsets["evtchn_pending"] // 8
 
 
@@ -72,14 +73,19 @@ BLOCK = make_hypercall(xen.HYPERVISOR_sched_op, sched.SCHEDOP_block)
 YIELD = make_hypercall(xen.HYPERVISOR_sched_op, sched.SCHEDOP_yield)
 
 
-def test_two_busy_vcpus_share_the_time(real2: SmallDomain) -> None:
+def test_two_busy_vcpus_are_interrupted_for_each_other(real2: SmallDomain) -> None:
+    interrupted = [0, 0]
+
+    def spin(handler: TrapHandler, cpu: FakeCpu) -> None:
+        real2.engine.spin(handler, cpu)
+        interrupted[cpu.index] += 1
+        if min(interrupted) == 3:
+            real2.domain.stop("both")
+
     for cpu in real2.engine.cpus:
-        cpu.script(repeat(real2.engine.spin))
-    with stopping_after(real2, 0.4):
-        assert real2.domain.run() == "enough"
-    first, second = (share(each) for each in real2.domain.vcpus)
-    assert first + second > 300 * MS
-    assert 0.6 < first / second < 1.7
+        cpu.script(repeat(spin))
+    with stopping_after(real2, GRACE):
+        assert real2.domain.run() == "both"
 
 
 def test_yield_lets_the_other_one_run(real2: SmallDomain) -> None:
@@ -101,30 +107,47 @@ def test_yield_alone_goes_on(real: SmallDomain) -> None:
     assert real.domain.run() == "poweroff"
 
 
-def test_blocked_vcpu_gives_the_time_to_the_other(real2: SmallDomain) -> None:
-    real2.engine.cpus[0].script([BLOCK])
-    real2.engine.cpus[1].script(repeat(real2.engine.spin))
-    with stopping_after(real2, 0.1):
-        real2.domain.run()
-    assert share(real2.domain.vcpus[0]) < 20 * MS
-    assert share(real2.domain.vcpus[1]) > 60 * MS
+def test_two_busy_vcpus_share_the_time() -> None:
+    with virtual_time(2, 1000 * MS) as guest:
+        for cpu in guest.engine.cpus:
+            cpu.script(repeat(compute(guest, 300_000)))
+        assert guest.domain.run() == "watchdog"
+        first, second = (share(each) for each in guest.domain.vcpus)
+        assert first + second == pytest.approx(1000 * MS, rel=0.01)
+        assert first == pytest.approx(second, rel=0.1)
+        for each in guest.domain.vcpus:
+            assert sum(each.runstate_times) == each.runstate_since
+            assert each.runstate_times[vcpu.RUNSTATE_runnable] > 400 * MS
+
+
+def test_blocked_vcpu_gives_the_time_to_the_other() -> None:
+    with virtual_time(2, 1000 * MS) as guest:
+        guest.engine.cpus[0].script([compute(guest, 300_000), BLOCK])
+        guest.engine.cpus[1].script(repeat(compute(guest, 300_000)))
+        assert guest.domain.run() == "watchdog"
+        assert share(guest.domain.vcpus[0]) == 300_000
+        assert share(guest.domain.vcpus[1]) > 990 * MS
 
 
 def test_idle_until_the_deadline(real: SmallDomain) -> None:
-    deadline = real.domain.clock.now() + 60 * MS
-    woken: list[int] = []
+    deadline = real.domain.clock.now() + 300 * MS
+    times: list[int] = []
 
     def note(handler: TrapHandler, cpu: FakeCpu) -> None:
-        woken.append(real.domain.clock.now())
+        times.append(real.domain.clock.now())
 
     real.domain.events.bind_virq(xen.VIRQ_TIMER, 0)
-    real.engine.cpus[0].script([make_hypercall(xen.HYPERVISOR_set_timer_op, deadline), BLOCK, note])
+    real.engine.cpus[0].script(
+        [make_hypercall(xen.HYPERVISOR_set_timer_op, deadline), note, BLOCK, note]
+    )
     power_off(real)
-    processor = time.process_time()
+    processor = time.thread_time_ns()
     assert real.domain.run() == "poweroff"
-    assert deadline <= woken[0] < deadline + 40 * MS
-    assert time.process_time() - processor < 0.04
-    assert real.domain.statistics().idle_ns > 40 * MS
+    processor = time.thread_time_ns() - processor
+    blocked, woken = times
+    assert deadline <= woken < deadline + GRACE * 1000 * MS
+    assert real.domain.statistics().idle_ns > (woken - blocked) / 2
+    assert processor < (woken - blocked) / 2
 
 
 def test_timer_interrupts_a_busy_guest(real: SmallDomain) -> None:
@@ -142,7 +165,7 @@ def test_timer_interrupts_a_busy_guest(real: SmallDomain) -> None:
     )
     power_off(real)
     assert real.domain.run() == "poweroff"
-    assert 0 <= late[0] < 40 * MS
+    assert 0 <= late[0] < GRACE * 1000 * MS
 
 
 def test_event_posted_from_another_thread_wakes_an_idle_domain(real: SmallDomain) -> None:
@@ -155,7 +178,7 @@ def test_event_posted_from_another_thread_wakes_an_idle_domain(real: SmallDomain
     timer.start()
     assert real.domain.run() == "poweroff"
     timer.join()
-    assert 0.03 <= time.monotonic() - start < 0.03 + GRACE / 2
+    assert 0.03 <= time.monotonic() - start < GRACE
 
 
 def test_posted_stop_ends_an_idle_domain_at_once(real: SmallDomain) -> None:
@@ -163,7 +186,7 @@ def test_posted_stop_ends_an_idle_domain_at_once(real: SmallDomain) -> None:
     start = time.monotonic()
     with stopping_after(real, 0.03):
         assert real.domain.run() == "enough"
-    assert time.monotonic() - start < 0.03 + GRACE / 2
+    assert time.monotonic() - start < GRACE
 
 
 def test_posted_work_is_done_in_the_thread_of_the_vcpus(real: SmallDomain) -> None:
@@ -184,7 +207,7 @@ def test_posted_stop_ends_a_busy_guest_at_once(real: SmallDomain) -> None:
     start = time.monotonic()
     with stopping_after(real, 0.03):
         assert real.domain.run() == "enough"
-    assert time.monotonic() - start < 0.03 + GRACE / 2
+    assert time.monotonic() - start < GRACE
 
 
 def test_first_reason_stays(real: SmallDomain) -> None:
@@ -209,16 +232,6 @@ def test_crash_comes_out_of_run(real: SmallDomain) -> None:
     real.engine.cpus[0].script([fault])
     with pytest.raises(DomainCrash, match="divide_error"):
         real.domain.run()
-
-
-def test_runstates_sum_up_to_the_time(real2: SmallDomain) -> None:
-    for cpu in real2.engine.cpus:
-        cpu.script(repeat(real2.engine.spin))
-    with stopping_after(real2, 0.1):
-        real2.domain.run()
-    for each in real2.domain.vcpus:
-        assert sum(each.runstate_times) == each.runstate_since
-        assert each.runstate_times[vcpu.RUNSTATE_runnable] > 20 * MS
 
 
 class VirtualSleep:

@@ -57,7 +57,7 @@ SET_DIRTY: Final = 656
 
 KICK: Final = mmap.PAGESIZE
 _COUNT: Final = mmap.PAGESIZE + 4
-_BLOCKS: Final = 32
+BLOCKS: Final = 32
 """So many blocks of guest code run between two looks at the clock."""
 POINTERS: Final = mmap.PAGESIZE + 64
 DEADLINES: Final = mmap.PAGESIZE + 192
@@ -117,7 +117,7 @@ _ROUTINES: Final[dict[int, tuple[_Part, ...]]] = {
         b"\xff\x15", _pointer(STOP),
         b"\x48\x83\xc4\x08\x5e\x5f",  # add $8, %rsp; pop %rsi; pop %rdi
         b"\xff\x25", _pointer(LOOK_ORIGINAL),
-        b"\xc7\x05", (_COUNT, 4), struct.pack("<i", _BLOCKS),  # 2: movl $_BLOCKS, count
+        b"\xc7\x05", (_COUNT, 4), struct.pack("<i", BLOCKS),  # 2: movl $BLOCKS, count
         b"\x48\x8d\x0d", (DEADLINES, 0),  # lea deadlines, %rcx
         b"\x48\x8b\x01\x48\x85\xc0\x74\x18",  # 3: mov (%rcx), %rax; test %rax, %rax; je 4f
         b"\x48\x83\xc1\x10\x48\x39\xc7\x75\xef",  # add $16, %rcx; cmp %rax, %rdi; jne 3b
