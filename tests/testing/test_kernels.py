@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +229,12 @@ class TestBuild:
 
 
 class TestExample:
+    def test_docstring(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = doctest.testmod(kernels)
+        assert result.attempted > 4
+        assert result.failed == 0
+
     def test_domain_can_be_looked_at(self) -> None:
         with prepare_kernel(build_kernel(EXAMPLE / "hello.c"), vcpus=2) as prepared:
             assert len(prepared.domain.vcpus) == 2

@@ -230,7 +230,7 @@ class PreparedKernel:
             code=domain.shutdown_code,
             crash=crash,
             output=self._output.decode("utf-8", "replace"),
-            audit=tuple(domain.audit()) if hasattr(domain, "audit") else (),
+            audit=tuple(domain.audit()),
             statistics=domain.statistics(),
             seconds=perf_counter() - start,
         )
