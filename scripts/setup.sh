@@ -60,6 +60,7 @@ missing_packages() {
         command -v as >/dev/null || printf 'binutils '
         command -v cpio >/dev/null || printf 'cpio '
         [ -e /usr/include/xen/xen.h ] || printf 'libxen-dev '
+        command -v xenstore-ls >/dev/null || printf 'xenstore-utils '
     fi
 }
 

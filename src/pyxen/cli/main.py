@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from pyxen import __version__
-from pyxen.cli import image, info, run
+from pyxen.cli import image, info, run, xenstored
 from pyxen.errors import PyxenError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what to report on standard error (default: %(default)s)",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (run, image, info):
+    for verb in (run, image, info, xenstored):
         verb.add_parser(verbs, common)
     return parser
 

@@ -2,10 +2,13 @@
 """xenstore: the small tree of values that the domains of a machine share.
 
 Tools, back ends and guests meet here: a device is a pair of directories, one of each side, and what
-one writes the other hears of by a *watch*. ``daemon.Xenstored`` is the server without a transport,
-``server``, ``ring`` and ``local`` give it unix sockets, guests' rings and clients in this process.
+one writes the other hears of by a *watch*. ``Xenstored`` is the server without a transport;
+``SocketServer``, ``GuestRing`` and ``LocalClient`` give it unix sockets, guests' rings and clients
+in this process. ``Client`` and ``AsyncClient`` use it from other processes.
 """
 
+from pyxen.xenstore.async_client import AsyncClient
+from pyxen.xenstore.client import Client
 from pyxen.xenstore.daemon import Xenstored
 from pyxen.xenstore.error import StoreError
 from pyxen.xenstore.local import LocalClient
@@ -13,4 +16,13 @@ from pyxen.xenstore.quotas import Quotas
 from pyxen.xenstore.ring import GuestRing
 from pyxen.xenstore.server import SocketServer
 
-__all__ = ["GuestRing", "LocalClient", "Quotas", "SocketServer", "StoreError", "Xenstored"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "GuestRing",
+    "LocalClient",
+    "Quotas",
+    "SocketServer",
+    "StoreError",
+    "Xenstored",
+]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore.daemon import Xenstored
 from pyxen.xenstore.error import StoreError
-from pyxen.xenstore.requests import Requests, pack, unpack, write_all
+from pyxen.xenstore.requests import ClientRequests, Requests, pack, unpack
 from pyxen.xenstore.wire import Message
 
 
@@ -30,7 +30,7 @@ class WatchHandle:
     token: str
 
 
-class LocalClient(Requests):
+class LocalClient(ClientRequests):
     """See the module.
 
     ``post(work)`` calls ``work`` soon, in the thread of the store: callbacks of watches run in it.
@@ -71,7 +71,9 @@ class LocalClient(Requests):
         """Write several nodes, all or none; others see them and hear of them all at once."""
         number = int(unpack(self.request(abi.XS_TRANSACTION_START, b"\0"))[0])
         try:
-            write_all(_Within(self, number), values)
+            transaction = _Within(self, number)
+            for path, value in values.items():
+                transaction.write(path, value)
         except StoreError:
             self.request(abi.XS_TRANSACTION_END, b"F\0", number)
             raise

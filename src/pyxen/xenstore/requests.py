@@ -9,7 +9,7 @@ cannot be said in a request.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore.error import StoreError
@@ -84,6 +84,38 @@ class Requests(ABC):
         self.request(abi.XS_SET_PERMS, pack(path, *permissions))
 
 
+class ClientRequests(Requests):
+    """Those that are made outside transactions."""
+
+    def domain_path(self, domid: int) -> str:
+        """The directory of a domain."""
+        return unpack(self.request(abi.XS_GET_DOMAIN_PATH, pack(str(domid))))[0]
+
+    def is_introduced(self, domid: int) -> bool:
+        """Whether the store speaks with the domain."""
+        return self.request(abi.XS_IS_DOMAIN_INTRODUCED, pack(str(domid))) == b"T\0"
+
+    def introduce(self, domid: int, gfn: int, port: int) -> None:
+        """Have the store speak with a domain: the frame of its ring, its event channel."""
+        self.request(abi.XS_INTRODUCE, pack(str(domid), str(gfn), str(port)))
+
+    def release(self, domid: int) -> None:
+        """Have the store forget a domain."""
+        self.request(abi.XS_RELEASE, pack(str(domid)))
+
+    def resume(self, domid: int) -> None:
+        """The domain runs again: ``@releaseDomain`` is told again when it stops again."""
+        self.request(abi.XS_RESUME, pack(str(domid)))
+
+    def set_target(self, domid: int, target: int) -> None:
+        """Give a domain the rights of another one, too."""
+        self.request(abi.XS_SET_TARGET, pack(str(domid), str(target)))
+
+    def control(self, *words: str) -> str:
+        """A command for the server itself, see ``control``."""
+        return unpack(self.request(abi.XS_CONTROL, pack(*words)))[0]
+
+
 class DirectoryParts:
     """Collects a list of children that comes in parts, and begins again if it changes meanwhile."""
 
@@ -111,9 +143,3 @@ class DirectoryParts:
 
     def names(self) -> list[str]:
         return unpack(self._data)
-
-
-def write_all(requests: Requests, values: Mapping[str, bytes | str]) -> None:
-    """Write several nodes."""
-    for path, value in values.items():
-        requests.write(path, value)
