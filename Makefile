@@ -19,7 +19,7 @@ demo:
 
 test:
 	@scripts/setup.sh dev
-	@$(bin)/pytest -n 2 --dist loadgroup -rs
+	@$(bin)/pytest -n 2 -rs
 
 lint:
 	@scripts/setup.sh dev

@@ -4,13 +4,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack import images
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
 SOURCE = Path(__file__).parent.parent / "src"
+ONE_PROCESS = ("test_guest_stress.py", "test_guest_xencheck.py")
+"""Files whose tests share guests: with pytest-xdist, one process runs all of a file."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.endswith(ONE_PROCESS) else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_sessionstart() -> None:

@@ -15,7 +15,7 @@ from programs import build_all, write_ramdisk
 
 from pyxen.toolstack import images
 
-pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.xdist_group("stress")]
+pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 SECONDS = int(os.environ.get("PYXEN_STRESS_SECONDS", "25"))
 MEMORY_MIB = 384

@@ -95,10 +95,8 @@ def run(request: pytest.FixtureRequest, boot: Callable[[str], Run]) -> Run:
 
 
 def in_guests(*names: str) -> pytest.MarkDecorator:
-    """Run a test on these kinds; all tests of a kind in one process, which boots it once."""
-    group = pytest.mark.xdist_group
-    params = [pytest.param(name, marks=group(f"xencheck-{name}")) for name in names]
-    return pytest.mark.parametrize("run", params, indirect=True)
+    """Run a test on these kinds."""
+    return pytest.mark.parametrize("run", names, indirect=True)
 
 
 WITH_ALL_SUBJECTS = ("generic-1", "cloud-4")
