@@ -132,7 +132,7 @@ def test_events_come_at_the_end(dom0: Peer, other: Peer) -> None:
     dom0.remove("/d/gone")
     assert other.events() == []
     dom0.end()
-    assert other.events() == [("/d/a", "t"), ("/d/e/f", "deep"), ("/d/e", "t")]
+    assert other.events() == [("/d/a", "t"), ("/d/e", "t"), ("/d/e/f", "deep")]
 
 
 def test_a_node_removed_and_made_again(dom0: Peer, other: Peer) -> None:

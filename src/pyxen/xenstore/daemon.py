@@ -385,6 +385,7 @@ class Xenstored:
             if path in record.nodes:
                 remove_tree(self, internal, path, self.database)
         del self.domains[domid]
+        self.database.next_generation()  # a later domain of this number is younger than all nodes
         for each in self.connections:
             if each.target == domid:
                 each.target = None

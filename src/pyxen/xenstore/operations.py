@@ -415,9 +415,9 @@ def _commit(request: Request, transaction: Transaction) -> None:
             daemon.put(None, database, path, replace(node, generation=database.next_generation()))
         elif old is not None:
             daemon.remove(database, path, old)
-    for path, exact in transaction.changes.items():
+    for path, old in transaction.seen.items():
+        exact = transaction.changes.get(path)
         if exact is not None:
-            old = transaction.seen[path]
             before = None if old is None else old.permissions
             node = database.get(path)
             daemon.fire(request.connection, database, path, node, exact=exact, before=before)
