@@ -19,6 +19,8 @@ from pyxen.cli.main import main
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.instruments import Statistics
 from pyxen.toolstack import lifecycle as lifecycle_module
+from pyxen.toolstack.devices.disk import parse_disk
+from pyxen.toolstack.devices.nic import parse_nic
 from pyxen.toolstack.lifecycle import Outcome, RunOptions
 
 STATISTICS = Statistics(
@@ -72,6 +74,7 @@ def test_defaults(lifecycle: Lifecycle) -> None:
             restart_on_reboot=True,
             system_map=None,
             cap=0,
+            name="vmlinuz",
         )
     ]
 
@@ -81,7 +84,8 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
         run(
             *("--ramdisk", "initrd", "--cmdline", "quiet", "--memory", "64", "--vcpus", "4"),
             *("--engine", "emulator", "--timeout", "2.5", "--no-reboot"),
-            *("--system-map", "System.map", "--cap", "50"),
+            *("--system-map", "System.map", "--cap", "50", "--name", "web"),
+            *("--disk", "/a,raw,xvda", "--disk", "/b,raw,xvdb,ro", "--net", "none"),
         )
         == 0
     )
@@ -97,6 +101,9 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
             restart_on_reboot=False,
             system_map=Path("System.map"),
             cap=50,
+            name="web",
+            disks=(parse_disk("/a,raw,xvda"), parse_disk("/b,raw,xvdb,ro")),
+            nics=(parse_nic("none"),),
         )
     ]
 

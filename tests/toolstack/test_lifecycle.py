@@ -20,6 +20,7 @@ from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.toolstack import lifecycle
+from pyxen.toolstack.host import Host
 
 PATIENCE = 20.0
 
@@ -108,11 +109,10 @@ def run(user: User) -> Iterator[Run]:
         ring = ConsoleBackend(memoryview(page), lambda: None, output)
         no_names: Any = SimpleNamespace(lookup=lambda address: None)
         domain: Any = PlayedDomain(guest)
-        with lifecycle._IoThread() as io:
-            deadline = lifecycle._Deadline(io.loop, timeout)
+        with Host(timeout) as host:
             if expired:
-                deadline._ring()
-            return lifecycle._run_domain(domain, no_names, ring, user, scrollback, io, deadline)
+                host.deadline._ring()
+            return lifecycle._run_domain(domain, no_names, ring, user, scrollback, host)
 
     return run
 

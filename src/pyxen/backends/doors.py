@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyxen.xenstore.error import StoreError
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,13 +22,7 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.events_back_end import BackEndPort
     from pyxen.hypervisor.grant_access import GrantAccess
 
-
-class StoreError(Exception):
-    """A request was refused. ``name`` is that of an error number: ``StoreError("ENOENT")``."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+__all__ = ["Doors", "StoreClient", "StoreError"]
 
 
 class StoreClient(Protocol):
@@ -47,13 +43,13 @@ class StoreClient(Protocol):
     def directory(self, path: str) -> list[str]:
         """The names of a node's children. Raises ENOENT."""
 
-    def watch(self, path: str, callback: Callable[[str], None]) -> object:
+    def watch(self, path: str, callback: Callable[[str], None]) -> Any:
         """Call this with the path of each change at or below ``path``, and once at first.
 
         It is never called while a method of this client runs, but soon after. Returns a handle.
         """
 
-    def unwatch(self, handle: object) -> None:
+    def unwatch(self, handle: Any) -> None:
         """The callback is not called any more."""
 
 

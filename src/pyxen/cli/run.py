@@ -101,6 +101,21 @@ def add_parser(
         help="what CPUID shows otherwise, as in xl.cfg: host,NAME=0,... or LEAF:REGISTER=BITS,...",
     )
     parser.add_argument(
+        "--disk",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="a disk, as in xl.cfg: FILE,FORMAT,VDEV,ACCESS, such as root.img,raw,xvda,rw",
+    )
+    parser.add_argument(
+        "--net",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="a network card, as in xl.cfg: mac=..,bridge=..; or user,hostfwd=tcp:2222:22",
+    )
+    parser.add_argument("--name", help="the domain's name (default: that of the image or kernel)")
+    parser.add_argument(
         "--engine",
         choices=("auto", "emulator"),
         default="auto",
@@ -145,6 +160,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
     from pyxen.toolstack.cpuid_config import parse_cpuid
+    from pyxen.toolstack.devices.disk import parse_disk
+    from pyxen.toolstack.devices.nic import parse_nic
     from pyxen.toolstack.lifecycle import RunOptions
 
     kernel, ramdisk = arguments.kernel, arguments.ramdisk
@@ -165,6 +182,9 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         system_map=arguments.system_map,
         cap=arguments.cap,
         cpuid=parse_cpuid(arguments.cpuid),
+        name=arguments.name or arguments.image or arguments.kernel.name,
+        disks=tuple(parse_disk(spec) for spec in arguments.disk),
+        nics=tuple(parse_nic(spec) for spec in arguments.net),
     )
 
 

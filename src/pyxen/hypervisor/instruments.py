@@ -59,7 +59,7 @@ class Statistics:
 
     ``operations`` counts sub-operations, such as ``vcpu_op.is_up``. Of the ``wall_ns`` since the
     start, ``guest_ns`` went to guest code and ``idle_ns`` to waiting. ``ports`` are the bound ports
-    of event channels, by number.
+    of event channels, by number, ``devices`` what the tool stack adds: counters of back ends.
     """
 
     hypercalls: dict[str, tuple[int, int]]
@@ -69,6 +69,7 @@ class Statistics:
     idle_ns: int
     wall_ns: int
     ports: dict[int, PortStatistics] = field(default_factory=dict)
+    devices: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -15,7 +15,8 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -24,7 +25,7 @@ from pyxen.abi.errno import ERRNO_NAMES
 from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
 from pyxen.backends.console import ConsoleBackend, Scrollback
 from pyxen.builder.image import KernelImage, load_kernel
-from pyxen.builder.pv import build_pv
+from pyxen.builder.pv import PvStart, build_pv
 from pyxen.builder.symbols import SymbolTable, load_symbols
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError, XenError
@@ -37,6 +38,12 @@ from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.grant_access import GrantAccess
 from pyxen.hypervisor.instruments import Instrument, Statistics
 from pyxen.hypervisor.page_flags import PAGE_SHIFT
+from pyxen.toolstack.devices.disk import DiskConfig
+from pyxen.toolstack.devices.nic import NicConfig
+from pyxen.toolstack.domain_store import DomainNodes
+from pyxen.toolstack.host import Host
+from pyxen.toolstack.running import RunningDomain
+from pyxen.toolstack.threads import IoThread
 
 log = logging.getLogger("pyxen")
 
@@ -44,6 +51,7 @@ _SWITCH_INTERVAL: Final = 0.0005
 SPARE_PAGES: Final = 1024
 """Memory of the machine beyond its domain's, so that pages can be exchanged for others."""
 _PAGES_PER_MIB: Final = (1 << 20) >> PAGE_SHIFT
+_FIRST_DOMAIN: Final = 1
 _NO_STORE: Final = 0
 """A kernel that finds no port of the store does not wait for its answers."""
 CRASHES: Final = ("crash", "watchdog")
@@ -72,6 +80,9 @@ class RunOptions:
     system_map: Path | None = None
     cap: int = 0
     cpuid: Mapping[Place, str] = field(default_factory=dict)
+    name: str = "pyxen"
+    disks: Sequence[DiskConfig] = ()
+    nics: Sequence[NicConfig] = ()
 
 
 @dataclass(frozen=True)
@@ -99,12 +110,15 @@ class ConsoleEndpoint(Protocol):
 
 
 def run(
-    options: RunOptions, console: ConsoleEndpoint, instruments: Sequence[Instrument] = ()
+    options: RunOptions,
+    console: ConsoleEndpoint,
+    instruments: Sequence[Instrument] = (),
+    started: Callable[[RunningDomain], None] = lambda running: None,
 ) -> Outcome:
-    """Run a guest to its end; after a reboot, if that is wanted, once more.
+    """Run a guest to its end; after a reboot, if that is wanted, once more, as a new domain.
 
-    The instruments are told of each hypercall and trap, from the first. Raises PyxenError for bad
-    input.
+    The instruments are told of each hypercall and trap, from the first. ``started`` is called
+    before each start, in the thread of the vCPUs. Raises PyxenError for bad input.
     """
     if not 1 <= options.vcpus <= MAX_VCPUS:
         raise PyxenError(f"vcpus: {options.vcpus} asked for, expected 1 to {MAX_VCPUS}")
@@ -112,13 +126,13 @@ def run(
     sys.setswitchinterval(_SWITCH_INTERVAL)
     kernel = load_kernel(options.kernel)
     symbols = _Symbols(kernel, options.system_map)
-    with _IoThread() as io:
-        deadline = _Deadline(io.loop, options.timeout)
-        while True:
-            outcome = _run_once(options, kernel, symbols, console, instruments, io, deadline)
+    with Host(options.timeout, started) as host:
+        for domid in count(_FIRST_DOMAIN):
+            outcome = _run_once(options, kernel, symbols, console, instruments, host, domid)
             if outcome.exit_reason != "reboot" or not options.restart_on_reboot:
                 return outcome
             log.info("the guest reboots")
+    raise AssertionError
 
 
 def _run_once(
@@ -127,8 +141,8 @@ def _run_once(
     symbols: _Symbols,
     console: ConsoleEndpoint,
     instruments: Sequence[Instrument],
-    io: _IoThread,
-    deadline: _Deadline,
+    host: Host,
+    domid: int,
 ) -> Outcome:
     pages = options.memory_mib * _PAGES_PER_MIB
     engine = engines.create(options.engine, pages + SPARE_PAGES, options.vcpus)
@@ -139,13 +153,19 @@ def _run_once(
         console.output(data)
 
     try:
-        domain = Domain(engine, pages, max_pages=pages, console_output=output)
+        domain = Domain(engine, pages, max_pages=pages, domid=domid, console_output=output)
         domain.instruments.extend(instruments)
         domain.scheduler.set_cap(options.cap)
         domain.cpuid_overrides = options.cpuid
         try:
-            ring = build_domain(domain, kernel, options, output)
-            return _run_domain(domain, symbols, ring, console, scrollback, io, deadline)
+            ring = build_domain(domain, kernel, options, output, host)
+            try:
+                host.add_devices(domain, options)
+                outcome = _run_domain(domain, symbols, ring, console, scrollback, host)
+                figures = replace(outcome.statistics, devices=host.device_statistics())
+                return replace(outcome, statistics=figures)
+            finally:
+                host.remove(domain)
         finally:
             domain.close()
     finally:
@@ -153,9 +173,17 @@ def _run_once(
 
 
 def build_domain(
-    domain: Domain, kernel: KernelImage, options: RunOptions, output: Callable[[bytes], None]
+    domain: Domain,
+    kernel: KernelImage,
+    options: RunOptions,
+    output: Callable[[bytes], None],
+    host: Host | None = None,
 ) -> ConsoleBackend:
-    """Fill the domain's memory and connect its console; the domain is then ready to run."""
+    """Fill the domain's memory and connect its console; the domain is then ready to run.
+
+    Without a host it finds no xenstore.
+    """
+    store_port = domain.events.alloc_unbound(BACK_END_DOMAIN) if host is not None else _NO_STORE
     console_port = domain.events.alloc_unbound(BACK_END_DOMAIN)
     start = build_pv(
         domain,
@@ -163,7 +191,7 @@ def build_domain(
         options.ramdisk,
         options.command_line,
         console_port=console_port,
-        store_port=_NO_STORE,
+        store_port=store_port,
         offered_features=FEATURES,
     )
     # The tools grant these pages to domain 0 in the guest's place.
@@ -178,7 +206,31 @@ def build_domain(
     except XenError as error:
         name = ERRNO_NAMES.get(error.errno, str(error.errno))
         raise PyxenError(f"{options.kernel}: its initial page tables are refused: {name}") from None
+    if host is not None:
+        host.introduce(domain, grants, _nodes(domain, options, start, store_port, console_port))
     return ring
+
+
+def _nodes(
+    domain: Domain, options: RunOptions, start: PvStart, store_port: int, console_port: int
+) -> DomainNodes:
+    """What the store tells of the domain."""
+    image = {"kernel": str(options.kernel), "cmdline": options.command_line}
+    if options.ramdisk is not None:
+        image["ramdisk"] = str(options.ramdisk)
+    return DomainNodes(
+        domid=domain.domid,
+        name=options.name,
+        uuid=str(domain.uuid),
+        memory=options.memory_mib << 10,
+        max_memory=options.memory_mib << 10,
+        vcpus=options.vcpus,
+        store_port=store_port,
+        store_mfn=start.store_mfn,
+        console_port=console_port,
+        console_mfn=start.console_mfn,
+        image=image,
+    )
 
 
 def _run_domain(
@@ -187,8 +239,7 @@ def _run_domain(
     ring: ConsoleBackend,
     console: ConsoleEndpoint,
     scrollback: Scrollback,
-    io: _IoThread,
-    deadline: _Deadline,
+    host: Host,
 ) -> Outcome:
     def time_is_up() -> None:
         domain.post(lambda: domain.stop("timeout"))
@@ -198,9 +249,9 @@ def _run_domain(
         domain.post(lambda: domain.stop("detached"))
 
     # The deadline first: when it has passed already, the console ends at once, for that reason.
-    deadline.attach(time_is_up)
+    host.deadline.attach(time_is_up)
     try:
-        user = _start_serving(console, domain, ring, io)
+        user = _start_serving(console, domain, ring, host.io)
         user.add_done_callback(left)
         try:
             reason, crash = _run_to_its_end(domain)
@@ -209,7 +260,7 @@ def _run_domain(
             ring.drain()
             user.cancel()
     finally:
-        deadline.detach()
+        host.deadline.detach()
     if not user.cancelled():
         user.result()
     report = None
@@ -219,7 +270,7 @@ def _run_domain(
 
 
 def _start_serving(
-    console: ConsoleEndpoint, domain: Domain, ring: ConsoleBackend, io: _IoThread
+    console: ConsoleEndpoint, domain: Domain, ring: ConsoleBackend, io: IoThread
 ) -> Future[None]:
     """Return when ``serve`` has begun: from then on signals end the run by way of it."""
     begun = threading.Event()
@@ -280,57 +331,3 @@ class _Symbols:
             self._table = load_symbols(self._kernel)
             self._loaded = True
         return self._table.lookup(address) if self._table is not None else None
-
-
-class _IoThread:
-    """The thread that runs the asyncio loop."""
-
-    def __enter__(self) -> _IoThread:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="pyxen-io", daemon=True)
-        self._thread.start()
-        return self
-
-    def start(self, work: object) -> Future[None]:
-        return asyncio.run_coroutine_threadsafe(work, self.loop)  # type: ignore[arg-type]
-
-    def __exit__(self, *_exception: object) -> None:
-        async def finish() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(finish(), self.loop).result()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
-
-
-class _Deadline:
-    """The time limit of the whole run, over reboots."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
-        self._expire: Callable[[], None] | None = None
-        self._expired = False
-        self._lock = threading.Lock()
-        if seconds is not None:
-            loop.call_soon_threadsafe(loop.call_later, seconds, self._ring)
-
-    def attach(self, expire: Callable[[], None]) -> None:
-        """Call this when the time is over, at once if it is."""
-        with self._lock:
-            self._expire = expire
-            if self._expired:
-                expire()
-
-    def detach(self) -> None:
-        """From now on do nothing when the time is over, but remember it."""
-        with self._lock:
-            self._expire = None
-
-    def _ring(self) -> None:
-        with self._lock:
-            self._expired = True
-            if self._expire is not None:
-                self._expire()

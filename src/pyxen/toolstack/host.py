@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the domains of a run have in common: the xenstore, the threads, the time limit; and what a
+domain has of the host while it runs: its back ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from pyxen.backends.doors import Doors
+from pyxen.hypervisor.domain import Domain
+from pyxen.hypervisor.events_back_end import BackEndPort
+from pyxen.hypervisor.grant_access import GrantAccess
+from pyxen.toolstack.devices.live import Devices
+from pyxen.toolstack.domain_store import DomainNodes
+from pyxen.toolstack.running import RunningDomain
+from pyxen.toolstack.store import EmbeddedStore
+from pyxen.toolstack.threads import Deadline, IoThread
+
+if TYPE_CHECKING:
+    from pyxen.toolstack.lifecycle import RunOptions
+
+_DISK_THREADS: Final = 8
+"""They wait for the kernel; a disk may have so many requests under way at once."""
+
+
+class Host:
+    """See the module. ``started`` is told of each domain before it runs."""
+
+    def __init__(
+        self,
+        timeout: float | None,
+        started: Callable[[RunningDomain], None] = lambda running: None,
+    ) -> None:
+        self._timeout = timeout
+        self._started = started
+        self.store = EmbeddedStore()
+        self.io = IoThread()
+        self.executor = ThreadPoolExecutor(_DISK_THREADS, "pyxen-disk")
+        self.devices: Devices | None = None
+
+    def __enter__(self) -> Host:
+        self.io.__enter__()
+        self.deadline = Deadline(self.io.loop, self._timeout)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.executor.shutdown()
+        self.io.__exit__(*exception)
+
+    def introduce(self, domain: Domain, grants: GrantAccess, nodes: DomainNodes) -> None:
+        """Connect a domain that has been built with the store, and make its doors."""
+        client = self.store.add(domain, grants, nodes)
+
+        def bind(guest_port: int, notify: Callable[[], None]) -> BackEndPort:
+            port = domain.events.bind_back_end(guest_port)
+            domain.post(lambda: port.listen(notify))  # not before the caller knows the port
+            return port
+
+        doors = Doors(
+            domid=domain.domid,
+            grants=grants,
+            bind=bind,
+            store=client,
+            post=domain.post,
+            executor=self.executor,
+            loop=self.io.loop,
+        )
+        self.devices = Devices(doors, self.store.client, nodes.name)
+
+    def add_devices(self, domain: Domain, options: RunOptions) -> None:
+        """Those that the domain has from its start. Raises PyxenError."""
+        assert self.devices is not None
+        for disk in options.disks:
+            self.devices.attach_disk(disk)
+        for nic in options.nics:
+            self.devices.attach_nic(nic)
+        self._started(RunningDomain(domain, self.store.client, self.devices, self.io.loop))
+
+    def device_statistics(self) -> dict[str, dict[str, int]]:
+        return self.devices.statistics() if self.devices is not None else {}
+
+    def remove(self, domain: Domain) -> None:
+        """The domain has stopped: tell so, and let go of all that is its."""
+        self.store.shut_down(domain.domid)
+        if self.devices is not None:
+            self.devices.close()
+            self.devices = None
+        self.store.remove(domain.domid)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be asked of a domain while it runs, from any thread.
+
+Each request is done by the thread of the vCPUs, between two instructions of the guest; what comes
+of it is in a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, TypeVar
+
+from pyxen.errors import PyxenError
+from pyxen.hypervisor.domain import Domain
+from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
+from pyxen.toolstack.devices.live import DISK, NIC, Devices
+from pyxen.toolstack.devices.nic import parse_nic
+from pyxen.xenstore import LocalClient
+
+DETACH_SECONDS: Final = 10.0
+"""So long xl waits for a front end, too."""
+
+Result = TypeVar("Result")
+
+
+class RunningDomain:
+    """See the module."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        client: LocalClient,
+        devices: Devices,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.domid = domain.domid
+        self._domain = domain
+        self._client = client
+        self._devices = devices
+        self._loop = loop
+
+    def call(self, work: Callable[[], Result]) -> Future[Result]:
+        """Do this in the thread of the vCPUs; a PyxenError goes into the future."""
+        future: Future[Result] = Future()
+
+        def attempt() -> None:
+            try:
+                future.set_result(work())
+            except PyxenError as error:
+                future.set_exception(error)
+
+        self._domain.post(attempt)
+        return future
+
+    def attach_disk(self, spec: str) -> Future[int]:
+        """Add a disk, in xl's syntax; the result is its number."""
+        return self.call(lambda: self._devices.attach_disk(parse_disk(spec)).devid)
+
+    def attach_nic(self, spec: str) -> Future[int]:
+        """Add a network card, in xl's syntax; the result is its number."""
+        return self.call(lambda: self._devices.attach_nic(parse_nic(spec)).devid)
+
+    def detach_disk(
+        self, vdev: str, *, force: bool = False, seconds: float = DETACH_SECONDS
+    ) -> Future[None]:
+        """Remove a disk, and wait until the guest has let go of it. PyxenError when it does not."""
+        return self._detach(DISK, lambda: virtual_device_number(vdev), vdev, force, seconds)
+
+    def detach_nic(
+        self, devid: int, *, force: bool = False, seconds: float = DETACH_SECONDS
+    ) -> Future[None]:
+        """The same with a network card."""
+        return self._detach(NIC, lambda: devid, str(devid), force, seconds)
+
+    def _detach(
+        self, kind: str, number: Callable[[], int], name: str, force: bool, seconds: float
+    ) -> Future[None]:
+        future: Future[None] = Future()
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def refuse(error: PyxenError) -> None:
+            if not future.done():
+                future.set_exception(error)
+
+        def begin() -> None:
+            try:
+                self._devices.detach(kind, number(), force=force, done=done)
+            except PyxenError as error:
+                refuse(error)
+                return
+            late = PyxenError(f"{name}: the guest has not let go of it within {seconds:g} s")
+            give_up = lambda: self._domain.post(lambda: refuse(late))  # noqa: E731
+            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, give_up)
+
+        self._domain.post(begin)
+        return future
+
+    def request(self, action: str) -> Future[None]:
+        """Ask the guest for a ``poweroff`` or ``reboot``, as ``xl shutdown`` does."""
+        path = f"/local/domain/{self.domid}/control/shutdown"
+        return self.call(lambda: self._client.write(path, action))
