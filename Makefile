@@ -33,6 +33,7 @@ bench:
 	$(bin)/pyxen image pull debian
 	$(bin)/python bench/boot.py
 	$(bin)/python bench/hypercalls.py
+	$(bin)/python bench/xenstore.py
 
 # The other targets compile when the sources differ from those of the last time; this one always.
 build:

@@ -109,3 +109,16 @@ def test_the_log(client: LocalClient, dom0: Peer, tmp_path: Path) -> None:
 def test_print(client: LocalClient, capsys: pytest.CaptureFixture[str]) -> None:
     client.control("print", "hello")
     assert capsys.readouterr().out == "control: hello\n"
+
+
+def test_a_log_that_cannot_be_written(
+    client: LocalClient, dom0: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.control("logfile", "/dev/full")
+    assert dom0.read("/tool") == b""
+    assert dom0.read("/tool") == b""
+    assert [each.getMessage() for each in caplog.records] == [
+        "xenstore: no more log, /dev/full: No space left on device"
+    ]
+    with refused("EINVAL"):
+        client.control("memreport", "/dev/full")

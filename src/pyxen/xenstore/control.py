@@ -7,6 +7,8 @@ of C xenstored without live update.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from pyxen.xenstore.wire import Message
 
 OK: Final = "OK"
+
+log = logging.getLogger(__name__)
 
 
 class Log:
@@ -46,7 +50,8 @@ class Log:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written is written once more
+                self._file.close()
             self._file = None
 
     def request(self, connection: Connection, message: Message) -> None:
@@ -57,13 +62,20 @@ class Log:
         text = decode(message.payload).replace("\0", " ").encode("unicode_escape").decode()
         now = datetime.now().isoformat(" ", "milliseconds")
         transaction = message.transaction
-        self._file.write(f"{now} domain {connection.domid} {kind} {transaction} ({text})\n")
+        try:
+            self._file.write(f"{now} domain {connection.domid} {kind} {transaction} ({text})\n")
+        except OSError as error:
+            log.warning("xenstore: no more log, %s: %s", self.path, error.strerror)
+            self.close()
 
     def write(self, text: str) -> None:
-        """Any text. Raises EINVAL if there is no log."""
+        """Any text. Raises EINVAL if there is no log, or no room for it."""
         if self._file is None:
             raise StoreError("EINVAL")
-        self._file.write(text)
+        try:
+            self._file.write(text)
+        except OSError:
+            raise StoreError("EINVAL") from None
 
 
 def run(daemon: Xenstored, words: list[bytes]) -> bytes:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import stat
 from pathlib import Path
@@ -36,16 +35,17 @@ class SocketServer:
     async def start(self) -> None:
         """Raises PyxenError if the socket cannot be made, or another server has it."""
         self._remove_leftover()
-        mask = os.umask(0o177)
+        listener = socket.socket(socket.AF_UNIX)
         try:
+            listener.bind(str(self.path))
+            self.path.chmod(0o600)  # nobody can connect before it listens
             loop = asyncio.get_running_loop()
             self._server = await loop.create_unix_server(
-                lambda: _SocketClient(self._daemon, self._clients), str(self.path)
+                lambda: _SocketClient(self._daemon, self._clients), sock=listener
             )
         except OSError as error:
+            listener.close()
             raise PyxenError(f"{self.path}: {error.strerror or error}") from None
-        finally:
-            os.umask(mask)
 
     def _remove_leftover(self) -> None:
         try:
