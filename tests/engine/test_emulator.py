@@ -206,6 +206,53 @@ def test_empty_ports_read_ones_and_ignore_writes(user: bool) -> None:
     assert handler.traps[1:] == [("exception", 13, 0, False)]
 
 
+@pytest.mark.parametrize("user", [False, True])
+def test_rdtscp_shows_the_counter_and_what_belongs_to_the_cpu(user: bool) -> None:
+    engine, handler = make_machine(vcpus=2)
+    place = USER_CODE if user else CODE
+    load(engine, "rdtscp\n mov %eax, %esi\n mov %ecx, %ebx\n" + STOP, place)
+    for number, cpu in enumerate(engine.cpus):
+        if user:
+            cpu.enter_user(0x33, 0x2B, long_mode=True)
+        cpu.registers.rip = place
+        cpu.set_tsc_aux(0x80001000 + number)
+    for number, cpu in enumerate(engine.cpus):
+        before = engine.read_tsc()
+        engine.run(cpu)
+        registers = cpu.registers
+        assert before < registers.rdx << 32 | registers.rsi < engine.read_tsc()
+        assert registers.rbx == 0x80001000 + number
+    assert {kind for kind, _ in handler.traps} == {"system_call" if user else "hypercall"}
+
+
+def test_cpuid_faults_in_user_mode_where_the_kernel_wants_it() -> None:
+    engine, handler = make_machine(vcpus=2)
+    first, second = engine.cpus
+    load(engine, "mov $1, %ebx\n cpuid\n syscall\n", USER_CODE)
+    for cpu in engine.cpus:
+        cpu.enter_user(0x33, 0x2B, long_mode=True)
+        cpu.registers.rip = USER_CODE
+        cpu.set_empty_ports(True, True)
+    first.set_cpuid_faulting(True)
+    first.set_empty_ports(False, False)
+    engine.run(first)
+    assert handler.traps == [("exception", 13, 0, False)]
+    assert (first.registers.rip, first.registers.rbx) == (USER_CODE + 5, 1)
+    engine.run(second)
+    assert handler.traps[1:] == [("cpuid", 0), ("system_call", 0x11)]
+    first.set_cpuid_faulting(False)
+    engine.run(first)
+    assert handler.traps[3:] == [("cpuid", 0), ("system_call", 0x11)]
+
+
+def test_cpuid_of_the_kernel_never_faults() -> None:
+    engine, handler = make_machine()
+    load(engine, "cpuid\n" + STOP)
+    engine.cpus[0].set_cpuid_faulting(True)
+    engine.run(engine.cpus[0])
+    assert handler.traps == [("cpuid", 0), ("hypercall", 0)]
+
+
 def test_kernel_and_user_have_page_tables_and_gs_bases_of_their_own() -> None:
     engine, _ = make_machine()
     cpu = engine.cpus[0]

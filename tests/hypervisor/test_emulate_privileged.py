@@ -36,10 +36,11 @@ class FakeVcpu:
         self.registers: Any = SimpleNamespace(**values | {"rip": RIP, "rflags": 2} | registers)
         self.kernel_mode = kernel_mode
         self.code_bits = 64
+        self.cpuid_faults = False
         self.iopl = iopl
         self.cr = {0: CR0, 2: 0x1234, 3: 0x5000, 4: guest_cr4(0)}
         self.dr = dict.fromkeys(range(8), 0)
-        self.msr = {0x10: 0x1122334455667788, 0xC0000080: 0xD01}
+        self.msr = {0x10: 0x1122334455667788, 0xC0000080: 0xD01, 0xC0000103: 0x77}
         self.ports: list[tuple[object, ...]] = []
         self.memory: dict[int, bytes] = {}
         self.halted_at: int | None = None
@@ -213,6 +214,15 @@ def test_rdmsr_and_wrmsr() -> None:
     assert vcpu.registers.rip == RIP + 4
 
 
+def test_rdtscp_of_a_kernel_that_has_forbidden_it_to_programs() -> None:
+    vcpu = FakeVcpu()
+    vcpu.cr[4] |= CR4_TSD
+    assert emulate_privileged(vcpu, bytes.fromhex("0f01f9"))
+    registers = vcpu.registers
+    assert (registers.rax, registers.rdx, registers.rcx) == (0x55667788, 0x11223344, 0x77)
+    assert registers.rip == RIP + 3
+
+
 def test_rdtsc_of_user_programs_follows_cr4() -> None:
     vcpu = FakeVcpu(kernel_mode=False)
     assert emulate(vcpu, "0f31")
@@ -316,7 +326,6 @@ REFUSED = {
     "lmsw ax": "0f01f0",
     "swapgs": "0f01f8",
     "xsetbv": "0f01d1",
-    "rdtscp": "0f01f9",
     "rdpmc": "0f33",
     "lgdt [rax]": "0f0110",
     "ltr ax": "0f00d8",

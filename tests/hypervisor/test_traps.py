@@ -22,6 +22,7 @@ from pyxen.abi import arch_x86_64 as arch
 from pyxen.abi import xen
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.instruments import Instrument
+from pyxen.hypervisor.msr import CPUID_FAULTING
 from pyxen.hypervisor.page_flags import PRESENT
 from pyxen.hypervisor.traps import (
     AC,
@@ -254,6 +255,24 @@ class TestExceptions:
         guest.domain.traps.exception(guest.vcpu.cpu, INVALID_OPCODE, 0, False)
         assert registers.rip == guest.address(SCRATCH) + 7
         assert struct.pack("<3I", registers.rbx, registers.rcx, registers.rdx) == b"XenVMMXenVMM"
+
+    def test_cpuid_of_programs_faults_where_the_kernel_wants_it(self, guest: SmallDomain) -> None:
+        handle(guest, GENERAL_PROTECTION)
+        guest.vcpu.msrs.misc_features_enables = CPUID_FAULTING
+        for code, vector, ahead in (
+            (b"\x0f\x0bxen\x0f\xa2", INVALID_OPCODE, 5),
+            (b"\x0f\xa2", GENERAL_PROTECTION, 0),
+        ):
+            guest.write(guest.address(SCRATCH), code)
+            set_state(guest, user=True)
+            guest.vcpu.cpu.registers.rip = guest.address(SCRATCH)
+            guest.domain.traps.exception(guest.vcpu.cpu, vector, 0, False)
+            assert guest.vcpu.cpu.registers.rip == HANDLER + GENERAL_PROTECTION
+            assert read_frame(guest, error_code=True)["rip"] == guest.address(SCRATCH) + ahead
+            set_state(guest, user=False)
+            guest.vcpu.cpu.registers.rip = guest.address(SCRATCH)
+            guest.domain.traps.exception(guest.vcpu.cpu, vector, 0, False)
+            assert guest.vcpu.cpu.registers.rip == guest.address(SCRATCH) + len(code)
 
     def test_invalid_opcode_at_the_end_of_memory(self, guest: SmallDomain) -> None:
         handle(guest, INVALID_OPCODE)

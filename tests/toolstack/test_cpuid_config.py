@@ -82,7 +82,7 @@ def test_features_built_on_one_that_is_gone_go_too() -> None:
 def test_leaves_can_end_earlier() -> None:
     assert policy("host,maxleaf=4").leaf(0, 0)[0] == 4
     assert policy("host,maxleaf=4").leaf(7, 0) == (0, 0, 0, 0)
-    assert policy("host,maxleaf=99").leaf(0, 0)[0] == 7
+    assert policy("host,maxleaf=99").leaf(0, 0)[0] == 13
     for wanted, limit in ((3, 3), (1, 2), (9, 5), (0, 5)):
         shown = policy(f"host,maxhvleaf={wanted}")
         assert shown.leaf(0x40000000, 0)[0] == 0x40000000 + limit

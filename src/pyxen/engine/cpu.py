@@ -71,6 +71,14 @@ class Cpu:
         not, which is so at first, a port instruction is a general protection fault."""
         raise NotImplementedError
 
+    def set_tsc_aux(self, value: int) -> None:
+        """What RDTSCP shows beside the counter: 32 bits."""
+        raise NotImplementedError
+
+    def set_cpuid_faulting(self, enabled: bool) -> None:
+        """Whether CPUID in user mode is a general protection fault, and no trap of its own."""
+        raise NotImplementedError
+
     def set_breakpoints(self, addresses: tuple[int, ...], control: int) -> None:
         """Debug registers 0 to 3 and 7. I/O breakpoints are the caller's; a breakpoint that is met
         is an exception 1, behind the instruction for data, before it for execution."""

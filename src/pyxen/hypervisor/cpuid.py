@@ -8,8 +8,8 @@ less what a PV guest cannot have and what an engine cannot do, and Xen's own lea
 
 Xen's leaves begin at 0x40000000 (``public/arch-x86/cpuid.h``). The other rules are those of Xen's
 ``arch/x86/cpuid.c`` and ``cpu-policy.c``: leaves that do not exist are zero; the APIC number is 0
-on every vCPU of a PV domain, and topology is not told; large and global pages, machine check,
-MTRRs, APIC and ACPI registers belong to Xen alone.
+on every vCPU of a PV domain, and topology is not told; large and global pages, MTRRs and the like
+belong to Xen alone.
 """
 
 from __future__ import annotations
@@ -34,14 +34,18 @@ from pyxen.hypervisor.version import XEN_MAJOR, XEN_MINOR
 Leaf = tuple[int, int, int, int]
 """eax, ebx, ecx, edx."""
 
+FORCED_CPUID_PREFIX: Final = 5
 FORCED_CPUID: Final = b"\x0f\x0bxen\x0f\xa2"
-"""``ud2; .ascii "xen"; cpuid``: what stands at RIP at the #UD of a forced CPUID."""
+"""``ud2; .ascii "xen"; cpuid``: what stands at RIP at the #UD of a forced CPUID. The instruction
+itself is behind FORCED_CPUID_PREFIX bytes."""
 
 _NOTHING: Final = (0, 0, 0, 0)
 _XEN_LEAVES: Final = range(XEN_CPUID_FIRST_LEAF, XEN_CPUID_FIRST_LEAF + 0x200)
-_LAST_BASIC_LEAF: Final = 7
+_LAST_BASIC_LEAF: Final = 0xD
+_LAST_FEATURE_SUBLEAF: Final = 2
 _FIRST_EXTENDED_LEAF: Final = 0x80000000
 _LAST_EXTENDED_LEAF: Final = 0x80000008
+_LAST_EXTENDED_LEAF_AMD: Final = 0x80000021
 
 
 def _bits(*numbers: int) -> int:
@@ -51,53 +55,112 @@ def _bits(*numbers: int) -> int:
     return mask
 
 
-# Leaf 1, ecx. Without XSAVE there is no AVX, nor FMA and F16C, which use its registers.
-_HIDDEN_1C: Final = _bits(
-    2,  # DTES64
-    3,  # MONITOR
-    4,  # DSCPL
-    5,  # VMX
-    12,  # FMA
-    17,  # PCID
-    21,  # X2APIC
-    24,  # TSC_DEADLINE
-    26,  # XSAVE
-    27,  # OSXSAVE
-    28,  # AVX
-    29,  # F16C
+# What of each register's bits a PV guest sees where the CPU has them. This is Xen's choice
+# (``public/arch-x86/cpufeatureset.h``: A), less what is not virtualised here:
+# - XSAVE, and with it AVX, AVX2, AVX-512, FMA, FMA4, F16C, XOP and the VEX forms of AES and PCLMUL;
+# - FSGSBASE, which would change CR4 on the way to the guest and back;
+# - speculation controls (IBRSB, STIBP, SSBD, IBPB, PSFD) and DBEXT, whose registers are not there;
+# - X2APIC, as leaf 0xb tells no topology.
+_SHOWN_1C: Final = _bits(
+    0,  # SSE3
+    1,  # PCLMULQDQ
+    9,  # SSSE3
+    13,  # CX16
+    19,  # SSE4_1
+    20,  # SSE4_2
+    22,  # MOVBE
+    23,  # POPCNT
+    25,  # AESNI
+    30,  # RDRAND
 )
 _HYPERVISOR: Final = 1 << 31
-
-# Leaf 1, edx.
-_HIDDEN_1D: Final = _bits(
-    1,  # VME
-    3,  # PSE
+_SHOWN_1D: Final = _bits(
+    0,  # FPU
+    2,  # DE
+    4,  # TSC
+    5,  # MSR
+    6,  # PAE
     7,  # MCE
-    9,  # APIC
-    12,  # MTRR
-    13,  # PGE
+    8,  # CX8
+    9,  # APIC: Linux uses Xen's in its place only if it sees one
+    11,  # SEP
     14,  # MCA
-    17,  # PSE36
-    21,  # DS
+    15,  # CMOV
+    16,  # PAT
+    19,  # CLFLUSH
     22,  # ACPI
+    23,  # MMX
+    24,  # FXSR
+    25,  # SSE
+    26,  # SSE2
+    27,  # SS
+    28,  # HTT, as the toolstack wants the CPU's own
 )
 _SEP: Final = 1 << 11
-
-# Leaf 7, ebx: all that may be seen, of a leaf that mostly names what an emulated CPU lacks.
 _SHOWN_7B0: Final = _bits(
     3,  # BMI1
+    6,  # FDP_EXCP_ONLY
     8,  # BMI2
     9,  # ERMS
+    11,  # RTM
+    13,  # NO_FPU_SEL
     18,  # RDSEED
     19,  # ADX
+    23,  # CLFLUSHOPT
+    24,  # CLWB
+    29,  # SHA
 )
+_SHOWN_7C0: Final = _bits(
+    0,  # PREFETCHWT1
+    8,  # GFNI
+    22,  # RDPID
+    25,  # CLDEMOTE
+)
+_SHOWN_7D0: Final = _bits(
+    4,  # FSRM
+    10,  # MD_CLEAR
+    14,  # SERIALIZE
+)
+_SHOWN_7A1: Final = _bits(
+    10,  # FZRM
+    11,  # FSRS
+    12,  # FSRCS
+)
+_SHOWN_7D2: Final = _bits(5)  # MCDT_NO
+_SHOWN_E1C: Final = _bits(
+    0,  # LAHF_LM
+    1,  # CMP_LEGACY, as the toolstack wants the CPU's own
+    5,  # ABM
+    6,  # SSE4A
+    7,  # MISALIGNSSE
+    8,  # 3DNOWPREFETCH
+    21,  # TBM
+)
+_RDTSCP: Final = 1 << 27
+_SHOWN_E1D: Final = (
+    _bits(
+        11,  # SYSCALL
+        20,  # NX
+        22,  # MMXEXT
+        25,  # FFXSR
+        29,  # LM
+        30,  # 3DNOWEXT
+        31,  # 3DNOW
+    )
+    | _RDTSCP
+)
+_SHOWN_E8B: Final = _bits(
+    0,  # CLZERO
+    2,  # RSTR_FP_ERR_PTRS
+    26,  # SSB_NO
+    29,  # BTC_NO
+)
+_SHOWN_E21A: Final = _bits(
+    2,  # LFENCE_DISPATCH
+    6,  # NSCB
+)
+_RDPID: Final = 1 << 22
 
-# Leaf 0x80000001.
-_HIDDEN_E1C: Final = _bits(2)  # SVM
-_HIDDEN_E1D: Final = _bits(
-    26,  # PAGE1GB
-    27,  # RDTSCP
-)
 # The bits of edx in which AMD repeats leaf 1, and others have nothing.
 _COMMON_1D: Final = 0x0183F3FF
 
@@ -116,17 +179,19 @@ _FEATURES: Final = {
     (0x80000001, 3): 0,
     (0x80000007, 3): _INVARIANT_TSC,
     (0x80000008, 1): 0,
+    (0x80000021, 0): 0,
 }
 
 
 # A feature of leaf 1, and those that are built on it; in this order.
 _DEPENDENTS: Final = {
     "fpu": ("mmx",),
+    "tsc": ("rdtscp",),
     "mmx": ("mmxext", "3dnow", "3dnowext"),
     "fxsr": ("sse", "ffxsr"),
     "sse": ("sse2", "misalignsse"),
     "sse2": ("sse3", "aes", "pclmulqdq", "sha", "gfni"),
-    "sse3": ("ssse3",),
+    "sse3": ("ssse3", "sse4a"),
     "ssse3": ("sse4_1",),
     "sse4_1": ("sse4_2",),
 }
@@ -159,6 +224,18 @@ class CpuidPolicy:
         """The vendor string, such as "GenuineIntel"."""
         _, ebx, ecx, edx = self.host_leaf(0, 0)
         return b"".join(word.to_bytes(4, "little") for word in (ebx, edx, ecx)).decode("ascii")
+
+    @property
+    def family(self) -> int:
+        """The family of the CPU, with the extended family."""
+        version = self.host_leaf(1, 0)[0]
+        family = version >> 8 & 0xF
+        return family + (version >> 20 & 0xFF) if family == 0xF else family
+
+    @property
+    def has_rdtscp(self) -> bool:
+        """Whether there is an instruction that shows TSC_AUX."""
+        return bool(self.leaf(0x80000001, 0)[3] & _RDTSCP or self.leaf(7, 0)[2] & _RDPID)
 
     def leaf(self, leaf: int, subleaf: int) -> Leaf:
         """eax, ebx, ecx, edx for the 32-bit values that the guest has in eax and ecx."""
@@ -220,7 +297,7 @@ class CpuidPolicy:
             return self._basic_leaf(leaf, subleaf)
         if leaf in _XEN_LEAVES:
             return self._xen_leaf(leaf - XEN_CPUID_FIRST_LEAF, subleaf)
-        if _FIRST_EXTENDED_LEAF <= leaf <= _LAST_EXTENDED_LEAF:
+        if _FIRST_EXTENDED_LEAF <= leaf <= _LAST_EXTENDED_LEAF_AMD:
             return self._extended_leaf(leaf)
         return _NOTHING
 
@@ -235,16 +312,17 @@ class CpuidPolicy:
             return (
                 eax & 0x0FFF0FFF,
                 ebx & 0x00FFFFFF,
-                ecx & ~_HIDDEN_1C | _HYPERVISOR,
+                ecx & _SHOWN_1C | _HYPERVISOR,
                 self._leaf_1_edx(edx),
             )
         if leaf == 2 and self.vendor == "GenuineIntel":
             return eax & 0xFFFFFF00 | 1, ebx, ecx, edx  # one query tells it all
         if leaf == 4 and self.vendor == "GenuineIntel":
             return self._cache_leaf(eax, ebx, ecx, edx)
-        if leaf == 7 and subleaf == 0:
-            return 0, ebx & _SHOWN_7B0, 0, 0
-        # 3 is the serial number, 5 MONITOR, 6 thermal and power management.
+        if leaf == 7:
+            return self._features_leaf(subleaf)
+        # 3 is the serial number, 5 MONITOR, 6 thermal and power management, 9 cache access of
+        # devices, 0xa performance counters, 0xb topology, 0xd XSAVE.
         return _NOTHING
 
     @staticmethod
@@ -254,25 +332,38 @@ class CpuidPolicy:
         return eax & 0xFFFFC3FF, ebx, ecx, edx & 7
 
     def _leaf_1_edx(self, edx: int) -> int:
-        shown = edx & ~_HIDDEN_1D
+        shown = edx & _SHOWN_1D
         # SYSENTER works in long mode on Intel's CPUs only.
         return shown if self.vendor == "GenuineIntel" else shown & ~_SEP
+
+    def _features_leaf(self, subleaf: int) -> Leaf:
+        last = min(self.host_leaf(7, 0)[0], _LAST_FEATURE_SUBLEAF)
+        if subleaf > last:
+            return _NOTHING
+        eax, ebx, ecx, edx = self.host_leaf(7, subleaf)
+        if subleaf == 0:
+            return last, ebx & _SHOWN_7B0, ecx & _SHOWN_7C0, edx & _SHOWN_7D0
+        if subleaf == 1:
+            return eax & _SHOWN_7A1, 0, 0, 0
+        return 0, 0, 0, edx & _SHOWN_7D2
 
     def _extended_leaf(self, leaf: int) -> Leaf:
         eax, ebx, ecx, edx = self.host_leaf(leaf, 0)
         amd = self.vendor == "AuthenticAMD"
         if leaf == _FIRST_EXTENDED_LEAF:
             # Intel's CPUs repeat no vendor here.
-            last = min(eax, _LAST_EXTENDED_LEAF)
-            return (last, ebx, ecx, edx) if amd else (last, 0, 0, 0)
-        if leaf > self.host_leaf(_FIRST_EXTENDED_LEAF, 0)[0]:
+            if amd:
+                return min(eax, _LAST_EXTENDED_LEAF_AMD), ebx, ecx, edx
+            return min(eax, _LAST_EXTENDED_LEAF), 0, 0, 0
+        if leaf > self._extended_leaf(_FIRST_EXTENDED_LEAF)[0]:
             return _NOTHING
         if leaf == 0x80000001:
-            edx &= ~(_HIDDEN_E1D | _COMMON_1D)
+            edx &= _SHOWN_E1D
+            ecx &= _SHOWN_E1C
             if amd:
                 edx |= self._leaf_1_edx(self.host_leaf(1, 0)[3]) & _COMMON_1D
-                return self.host_leaf(1, 0)[0] & 0x0FFF0FFF, ebx, ecx & ~_HIDDEN_E1C, edx
-            return 0, 0, ecx & ~_HIDDEN_E1C, edx
+                return self.host_leaf(1, 0)[0] & 0x0FFF0FFF, ebx & 0xFF00FFFF, ecx, edx
+            return 0, 0, ecx, edx
         if leaf == 0x80000005 and not amd:
             return _NOTHING
         if leaf == 0x80000006 and not amd:
@@ -280,7 +371,12 @@ class CpuidPolicy:
         if leaf == 0x80000007:
             return _NOTHING  # an invariant TSC is told to guests that are not migrated
         if leaf == 0x80000008:
-            return eax & 0xFFFF, 0, 0, 0  # the widths of addresses
+            # The widths of addresses; AMD's number of cores.
+            return eax & 0xFFFF, ebx & _SHOWN_E8B, ecx & 0x3F0FF if amd else 0, 0
+        if leaf == 0x80000021:
+            return eax & _SHOWN_E21A, 0, 0, 0
+        if leaf > 0x80000008 and leaf != 0x8000001A:  # 0x1a: hints about performance
+            return _NOTHING
         return eax, ebx, ecx, edx
 
     def _xen_leaf(self, number: int, subleaf: int) -> Leaf:

@@ -63,6 +63,33 @@ class VcpuPrivileges:
         return self._vcpu.domain.cpuid.vendor
 
     @property
+    def cpu_family(self) -> int:
+        return self._vcpu.domain.cpuid.family
+
+    @property
+    def has_rdtscp(self) -> bool:
+        return self._vcpu.domain.cpuid.has_rdtscp
+
+    @property
+    def has_exception_handler(self) -> bool:
+        return bool(self._vcpu.trap_address[_GENERAL_PROTECTION])
+
+    @property
+    def msrs(self) -> msr.VcpuMsrs:
+        return self._vcpu.msrs
+
+    @property
+    def cpuid_faults(self) -> bool:
+        vcpu = self._vcpu
+        return vcpu.cpu.user_mode and bool(vcpu.msrs.misc_features_enables & msr.CPUID_FAULTING)
+
+    def set_tsc_aux(self, value: int) -> None:
+        self._vcpu.cpu.set_tsc_aux(value)
+
+    def set_cpuid_faulting(self, enabled: bool) -> None:
+        self._vcpu.cpu.set_cpuid_faulting(enabled)
+
+    @property
     def user_gs_base(self) -> int:
         return self._vcpu.cpu.inactive_gs_base
 

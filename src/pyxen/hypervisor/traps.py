@@ -70,7 +70,7 @@ from pyxen.engine.registers import (
 )
 from pyxen.errors import XenError
 from pyxen.hypervisor import debug, guest_access
-from pyxen.hypervisor.cpuid import is_forced_cpuid
+from pyxen.hypervisor.cpuid import FORCED_CPUID_PREFIX, is_forced_cpuid
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.dispatcher import Dispatcher
 from pyxen.hypervisor.emulate.far import emulate_far
@@ -420,6 +420,10 @@ class Traps:
         registers = vcpu.cpu.registers
         code = guest_access.read_code(vcpu, registers.rip, 7)
         if is_forced_cpuid(code):
+            if self._privileges[vcpu.index].cpuid_faults:
+                registers.rip += FORCED_CPUID_PREFIX
+                self.inject(vcpu, GENERAL_PROTECTION, 0)
+                return "forced_cpuid"
             self._domain.cpuid_into(registers)
             registers.rip += len(code)
             self._finish_emulation(vcpu)

@@ -37,6 +37,7 @@ cdef class Vcpu:
     cdef public unsigned long long io_bitmap
     cdef public unsigned int io_bitmap_ports
     cdef public unsigned long long cr4
+    cdef public object msrs
     cdef public list debug_registers
     cdef public unsigned long long ldt_base
     cdef public unsigned long long ldt_entries

@@ -19,6 +19,7 @@ from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.emulate.privileged import CR4_TSD, guest_cr4, iopl_ok
 from pyxen.hypervisor.memory import VCPU_PAGES
+from pyxen.hypervisor.msr import VcpuMsrs
 from pyxen.hypervisor.page_flags import PAGE_SHIFT
 from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.timers import NO_DEADLINE, POLL
@@ -96,6 +97,7 @@ class Vcpu:
         self.io_bitmap = 0
         self.io_bitmap_ports = 0
         self.cr4 = guest_cr4(0)
+        self.msrs = VcpuMsrs()
         self.debug_registers = [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400]
         self.ldt_base = 0
         self.ldt_entries = 0

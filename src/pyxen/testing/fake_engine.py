@@ -56,6 +56,8 @@ class FakeCpu(Cpu):
         self.debug_status = 0
         self.fpu = b""
         self.empty_ports = (False, False)
+        self.tsc_aux = 0
+        self.cpuid_faults = False
         self._engine = engine
         self._steps: Iterator[Step] = iter(())
 
@@ -122,6 +124,12 @@ class FakeCpu(Cpu):
 
     def set_empty_ports(self, kernel: bool, user: bool) -> None:
         self.empty_ports = (kernel, user)
+
+    def set_tsc_aux(self, value: int) -> None:
+        self.tsc_aux = value
+
+    def set_cpuid_faulting(self, enabled: bool) -> None:
+        self.cpuid_faults = enabled
 
     def set_breakpoints(self, addresses: tuple[int, ...], control: int) -> None:
         self.breakpoints = (addresses, control)

@@ -15,6 +15,7 @@ from pyxen.engine.emulator.state import (
     LDT_BASE,
     LDT_LIMIT,
     MXCSR,
+    TSC_AUX,
     XMM0,
     EmulatedRegisters,
 )
@@ -26,6 +27,7 @@ _REGISTERS = (
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
     "rip", "fs_base", "gs_base", "cr2", "cr3",
 )  # fmt: skip
+_MSR_TSC_AUX = 0xC0000103
 
 
 def check_state_layout() -> None:
@@ -53,6 +55,9 @@ def check_state_layout() -> None:
     uc.reg_write(x86_const.UC_X86_REG_XMM0, 0x1122_3344_5566_7788)
     if state.words[XMM0] != 0x1122_3344_5566_7788:
         raise PyxenError("emulator: unicorn's xmm0 is not where expected")
+    uc.msr_write(_MSR_TSC_AUX, 0x1357_9BDF)
+    if state.words[TSC_AUX] != 0x1357_9BDF:
+        raise PyxenError("emulator: unicorn's tsc_aux is not where expected")
     uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1FA0)
     if state.halves[MXCSR] != 0x1FA0:
         raise PyxenError("emulator: unicorn's mxcsr is not where expected")

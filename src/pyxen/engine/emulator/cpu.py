@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.engine.cpu import Cpu
 from pyxen.engine.emulator.state import (
+    CPUID_FAULTS,
     CS_BASE,
     CS_FLAGS,
     GDT_BASE,
@@ -23,7 +24,6 @@ from pyxen.engine.emulator.state import (
     LDT_LIMIT,
     NR_SEGMENTS,
     OLD_EXCEPTION,
-    PORTS,
     SAVED,
     SEGMENT_BASE,
     SEGMENT_FLAGS,
@@ -32,6 +32,8 @@ from pyxen.engine.emulator.state import (
     SEGMENTS,
     SS_BASE,
     SS_FLAGS,
+    TRAP_FLAGS,
+    TSC_AUX,
     EmulatedRegisters,
 )
 from pyxen.engine.registers import CR3, CS, SS
@@ -90,7 +92,7 @@ class EmulatedCpu(Cpu):
         for number in range(NR_SEGMENTS):
             offset = SEGMENTS + number * SEGMENT_SIZE + SEGMENT_LIMIT
             self.storage.halves[offset // 4] = 0xFFFFFFFF
-        self.set_empty_ports(False, False)
+        self.storage.halves[TRAP_FLAGS] = 0
         self.storage.halves[OLD_EXCEPTION] = 0xFFFFFFFF
         self.storage.cr0 = CR0
         self.storage.cr4 = CR4
@@ -183,7 +185,15 @@ class EmulatedCpu(Cpu):
         state.cr0 = state.cr0 & ~_CR0_TS | (_CR0_TS if value else 0)
 
     def set_empty_ports(self, kernel: bool, user: bool) -> None:
-        self.state.halves[PORTS] = kernel << 1 | user << 3
+        flags = self.state.halves[TRAP_FLAGS] & CPUID_FAULTS
+        self.state.halves[TRAP_FLAGS] = flags | kernel << 1 | user << 3
+
+    def set_tsc_aux(self, value: int) -> None:
+        self.state.words[TSC_AUX] = value
+
+    def set_cpuid_faulting(self, enabled: bool) -> None:
+        flags = self.state.halves[TRAP_FLAGS] & ~CPUID_FAULTS
+        self.state.halves[TRAP_FLAGS] = flags | (CPUID_FAULTS if enabled else 0)
 
     def set_breakpoints(self, addresses: tuple[int, ...], control: int) -> None:
         breakpoints = (addresses, control) if control & _DR7_ENABLED else None

@@ -16,7 +16,8 @@ These things of its inside are used, all of version 2.1.4:
   engine starts, as a call of ``uc_emu_stop`` can. Now and then these instructions also compare
   the time-stamp counter with the engine's *deadline*, so that no other thread need watch the time.
 - the helpers of IN and OUT. unicorn lets every program use the ports; ours raise the general
-  protection fault that a guest without I/O privileges is due.
+  protection fault that a guest without I/O privileges is due. So does ours of CPUID, for programs
+  of a kernel that wants it.
 - ``tlb_protect_code``, which is called when code is first translated from a frame. Ours notes it,
   so that it costs the hypervisor one look at a byte to know whether a frame that it writes to may
   hold translated code.
@@ -78,6 +79,7 @@ _CHECK_WATCH: Final = "cpu_check_watchpoint_x86_64"
 _SYSCALL: Final = "helper_syscall_x86_64"
 _SYSENTER: Final = "helper_sysenter_x86_64"
 _LOAD_SEGMENT: Final = "helper_load_seg_x86_64"
+_CPUID: Final = "helper_cpuid_x86_64"
 _STEP_AFTER_SYSCALL: Final = "helper_rechecking_single_step_x86_64"
 
 
@@ -182,6 +184,7 @@ def _make_it_fit(library: ctypes.CDLL) -> None:
         (machine_code.SYSCALL_ORIGINAL, _SYSCALL),
         (machine_code.SYSENTER_ORIGINAL, _SYSENTER),
         (machine_code.LOAD_SEGMENT_ORIGINAL, _LOAD_SEGMENT),
+        (machine_code.CPUID_ORIGINAL, _CPUID),
     ):
         machine_code.set_pointer(number, _address_of(library, name))
     # Called through the linkage table; or translated code calls it, and the address is in the
@@ -198,6 +201,7 @@ def _make_it_fit(library: ctypes.CDLL) -> None:
         (_SYSCALL, _DT_RELA, 2, machine_code.SYSCALL),
         (_SYSENTER, _DT_RELA, 2, machine_code.SYSENTER),
         (_LOAD_SEGMENT, _DT_RELA, 2, machine_code.LOAD_SEGMENT),
+        (_CPUID, _DT_RELA, 2, machine_code.CPUID),
         *((name, _DT_RELA, 2, machine_code.PORT) for name in _PORT_HELPERS),
     ]
     slots = []

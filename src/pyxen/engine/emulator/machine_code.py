@@ -54,6 +54,7 @@ LOAD_SEGMENT: Final = 416
 NOTE_CODE: Final = 512
 NOTE_STORE: Final = 608
 SET_DIRTY: Final = 656
+CPUID: Final = 736
 
 KICK: Final = mmap.PAGESIZE
 _COUNT: Final = mmap.PAGESIZE + 4
@@ -66,7 +67,7 @@ MAX_ENGINES: Final = 240
 NEVER: Final = 0xFFFFFFFFFFFFFFFF
 STOP, LOOK_ORIGINAL, RAISE, RESET_DIRTY, RAISE_DEBUG = range(5)
 SYSCALL_ORIGINAL, SYSENTER_ORIGINAL, LOAD_SEGMENT_ORIGINAL = range(5, 8)
-NOTE_STORE_ORIGINAL, INVALIDATE_PAGE, SET_DIRTY_ORIGINAL = range(8, 11)
+NOTE_STORE_ORIGINAL, INVALIDATE_PAGE, SET_DIRTY_ORIGINAL, CPUID_ORIGINAL = range(8, 12)
 """Numbers of the pointers to unicorn's functions."""
 
 NULL_STACK_SEGMENT: Final = 0xFFF8
@@ -75,9 +76,11 @@ NULL_STACK_SEGMENT: Final = 0xFFF8
 # Within CPUX86State: where SYSCALL's length is left (exception_next_eip), and hflags.
 _LENGTH: Final = 0x1510
 _HFLAGS: Final = 176
-PORTS: Final = 372
+TRAP_FLAGS: Final = 372
 """Within CPUX86State, the flags of the task register, which nothing uses: a bit for each privilege
-level for which ports are empty."""
+level for which ports are empty, and CPUID_FAULTS."""
+CPUID_FAULTS: Final = 4 + 3
+"""The bit for which CPUID at level 3 faults."""
 
 _INSTANCES: Final = 2 * mmap.PAGESIZE
 _INSTANCE: Final = struct.Struct("<QQQQQ")
@@ -127,11 +130,23 @@ _ROUTINES: Final[dict[int, tuple[_Part, ...]]] = {
     # (env, port, …); raise_exception_err_ra(env, vector, error code, return address)
     PORT: (
         b"\x8b\x8f" + struct.pack("<I", _HFLAGS) + b"\x83\xe1\x03",  # mov hflags, %ecx; and $3
-        b"\x0f\xa3\x8f" + struct.pack("<I", PORTS) + b"\x72\x11",  # bt %ecx, ports(%rdi); jc 1f
+        # bt %ecx, flags(%rdi); jc 1f
+        b"\x0f\xa3\x8f" + struct.pack("<I", TRAP_FLAGS) + b"\x72\x11",
         b"\x48\x8b\x0c\x24\x31\xd2",  # mov (%rsp), %rcx; xor %edx, %edx
         b"\xbe" + struct.pack("<I", _GENERAL_PROTECTION),  # mov $13, %esi
         b"\xff\x25", _pointer(RAISE),
         b"\xb8\xff\xff\xff\xff\xc3",  # 1: mov $-1, %eax; ret
+    ),
+    # (env); raise_exception_err_ra(env, vector, error code, return address)
+    CPUID: (
+        b"\x8b\x8f" + struct.pack("<I", _HFLAGS) + b"\x83\xe1\x03",  # mov hflags, %ecx; and $3
+        b"\x83\xc1\x04",  # add $4, %ecx
+        # bt %ecx, flags(%rdi); jnc 1f
+        b"\x0f\xa3\x8f" + struct.pack("<I", TRAP_FLAGS) + b"\x73\x11",
+        b"\x48\x8b\x0c\x24\x31\xd2",  # mov (%rsp), %rcx; xor %edx, %edx
+        b"\xbe" + struct.pack("<I", _GENERAL_PROTECTION),  # mov $13, %esi
+        b"\xff\x25", _pointer(RAISE),
+        b"\xff\x25", _pointer(CPUID_ORIGINAL),  # 1:
     ),
     # (uc, ram address); tlb_reset_dirty(cpu, host address, length)
     NOTE_CODE: (

@@ -21,6 +21,7 @@ SS_BASE: Final = 30
 LDT_BASE: Final = 42
 GDT_BASE: Final = 48
 XMM0: Final = 0x338 // 8
+TSC_AUX: Final = 0x1320 // 8
 DR0: Final = 0x1518 // 8
 DR6: Final = DR0 + 6
 
@@ -31,7 +32,7 @@ HFLAGS: Final = 176 // 4
 CS_FLAGS: Final = 228 // 4
 SS_FLAGS: Final = 252 // 4
 LDT_LIMIT: Final = 344 // 4
-PORTS: Final = machine_code.PORTS // 4
+TRAP_FLAGS: Final = machine_code.TRAP_FLAGS // 4
 GDT_LIMIT: Final = 392 // 4
 MXCSR: Final = 0x330 // 4
 ERROR_CODE: Final = 0x1508 // 4
@@ -47,6 +48,9 @@ NR_SEGMENTS: Final = 6
 SEGMENT_BASE: Final = 8
 SEGMENT_LIMIT: Final = 16
 SEGMENT_FLAGS: Final = 20
+
+CPUID_FAULTS: Final = 1 << machine_code.CPUID_FAULTS
+"""In TRAP_FLAGS: see ``machine_code``."""
 
 SIZE: Final = 0x1580
 SAVED: Final = 0x1508

@@ -31,7 +31,7 @@ from pyxen.hypervisor.emulate.operands import (
     RegisterPart,
     decode,
 )
-from pyxen.hypervisor.msr import MSR_TSC
+from pyxen.hypervisor.msr import MSR_TSC, MSR_TSC_AUX
 
 if TYPE_CHECKING:
     from iced_x86 import Instruction
@@ -85,6 +85,10 @@ class PrivilegedHost(Protocol):
     def write_debug_register(self, number: int, value: int) -> None: ...
     def read_msr(self, index: int) -> int: ...
     def write_msr(self, index: int, value: int) -> None: ...
+    @property
+    def cpuid_faults(self) -> bool:
+        """Whether CPUID is a fault in the mode that executes it."""
+
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]: ...
     def port_in(self, port: int, size: int) -> int: ...
     def port_out(self, port: int, size: int, value: int) -> None: ...
@@ -203,6 +207,14 @@ def _rdtsc(vcpu: PrivilegedHost, instruction: Instruction) -> bool:
     return _done(vcpu, instruction)
 
 
+def _rdtscp(vcpu: PrivilegedHost, instruction: Instruction) -> bool:
+    auxiliary = vcpu.read_msr(MSR_TSC_AUX)
+    if not _rdtsc(vcpu, instruction):
+        return False
+    vcpu.registers.rcx = auxiliary
+    return True
+
+
 def _set_edx_eax(registers: Registers, value: int) -> None:
     registers.rax = value & MASK_32
     registers.rdx = value >> 32
@@ -212,6 +224,8 @@ def _set_edx_eax(registers: Registers, value: int) -> None:
 
 
 def _cpuid(vcpu: PrivilegedHost, instruction: Instruction) -> bool:
+    if vcpu.cpuid_faults:
+        return False
     registers = vcpu.registers
     registers.rax, registers.rbx, registers.rcx, registers.rdx = vcpu.cpuid(
         registers.rax & MASK_32, registers.rcx & MASK_32
@@ -349,6 +363,7 @@ _HANDLERS: dict[int, Callable[[PrivilegedHost, Instruction], bool]] = {
     Mnemonic.RDMSR: _rdmsr,
     Mnemonic.WRMSR: _wrmsr,
     Mnemonic.RDTSC: _rdtsc,
+    Mnemonic.RDTSCP: _rdtscp,
     Mnemonic.CPUID: _cpuid,
     Mnemonic.WBINVD: _flush_caches,
     Mnemonic.WBNOINVD: _flush_caches,
