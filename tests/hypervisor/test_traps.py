@@ -9,6 +9,7 @@ import pytest
 from small_domain import (
     BAD_POINTERS,
     L1,
+    L4,
     NOT_MAPPED,
     READ_ONLY,
     SCRATCH,
@@ -265,6 +266,7 @@ class TestExceptions:
         ):
             guest.write(guest.address(SCRATCH), code)
             set_state(guest, user=True)
+            guest.vcpu.cpu.load_user_page_table(guest.maddr(L4))
             guest.vcpu.cpu.registers.rip = guest.address(SCRATCH)
             guest.domain.traps.exception(guest.vcpu.cpu, vector, 0, False)
             assert guest.vcpu.cpu.registers.rip == HANDLER + GENERAL_PROTECTION
