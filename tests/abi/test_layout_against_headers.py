@@ -87,6 +87,7 @@ HEADERS = {
             "GNTTABOP_error_msgs": "text",
         },
     ),
+    "io_blkif": Header(("io/blkif.h",), omitted={"blkif_(vdev|sector)_t": "a C type"}),
     "io_console": Header(
         ("io/console.h",),
         expressions={
