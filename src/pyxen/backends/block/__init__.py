@@ -2,8 +2,8 @@
 """The back end of block devices: disks.
 
 A front end's requests come through rings in its memory (``ring``), are parsed and checked
-(``request``), and done (``queue``) on what is behind the disk (``images``); ``backend`` is its part in
-the xenstore.
+(``request``), and done (``queue``) on what is behind the disk (``images``); ``backend`` is its
+part in the xenstore.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The back end of a disk, as the xenstore sees it: ``BlockBackend``.
 
-It offers what it can (``feature-*``, how large and how many the rings may be), the front end answers
-with what it uses: the references of its rings' pages and their ports, in its directory itself or, with
-several rings, in ``queue-N``. Then the back end tells the size. A disk may change its size while it is
-used: the back end writes the new ``sectors`` and its state again, and the front end looks.
+It offers what it can (``feature-*``, how large and how many the rings may be), the front end
+answers with what it uses: the references of its rings' pages and their ports, in its directory
+itself or, with several rings, in ``queue-N``. Then the back end tells the size. A disk may change
+its size while it is used: the back end writes the new ``sectors`` and its state again, and the
+front end looks.
 
 Reference: ``public/io/blkif.h``.
 """

@@ -6,9 +6,10 @@ Data goes straight between the file and the guest's pages, by one system call fo
 microseconds, so it is tried at once, in the thread of the vCPUs (``read_now``, ``write_now``); what
 would wait for the disk is done in another thread.
 
-*When is a write on the disk?* It is in the host's page cache when it is acknowledged, and on the disk
-after a flush (``fdatasync``). With ``writethrough`` it is on the disk when it is acknowledged
-(``RWF_DSYNC``). ``direct`` leaves the host's page cache out (``O_DIRECT``), and needs a flush as well.
+*When is a write on the disk?* It is in the host's page cache when it is acknowledged, and on the
+disk after a flush (``fdatasync``). With ``writethrough`` it is on the disk when it is acknowledged
+(``RWF_DSYNC``). ``direct`` leaves the host's page cache out (``O_DIRECT``), and needs a flush as
+well.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ _BLKSSZGET: Final = 0x1268
 class Image(ABC):
     """The content of a disk: ``size`` bytes, in blocks of ``sector_size``.
 
-    ``read``, ``write``, ``flush`` and ``discard`` may take long, are called in any thread, several at
-    a time, and raise OSError. ``buffers`` are views of the guest's memory, filled or written one after
-    the other. ``volatile`` says that a flush is needed; ``discards``, that space can be given back.
+    ``read``, ``write``, ``flush`` and ``discard`` may take long, are called in any thread, several
+    at a time, and raise OSError. ``buffers`` are views of the guest's memory, filled or written
+    one after the other. ``volatile`` says that a flush is needed; ``discards``, that space can be
+    given back.
     """
 
     name: str

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Nobody writes to an image while another one uses it.
 
-Linux's *open file description* locks belong to an open file, so that they keep apart two disks of one
-process as well as two processes, and end with the last of its users however that ends. They are
-advisory; we use them as QEMU does, so that an image which a QEMU process uses is refused here, and the
-reverse. In its scheme each kind of use is a byte of the file (which need not exist): a user holds a
-shared lock at 100 + n for each use n that it makes, and at 200 + n for each that it does not suffer in
-others. Whoever comes looks for locks at 200 + n for its own uses, and at 100 + n for what it does not
-suffer.
+Linux's *open file description* locks belong to an open file, so that they keep apart two disks of
+one process as well as two processes, and end with the last of its users however that ends. They
+are advisory; we use them as QEMU does, so that an image which a QEMU process uses is refused here,
+and the reverse. In its scheme each kind of use is a byte of the file (which need not exist): a
+user holds a shared lock at 100 + n for each use n that it makes, and at 200 + n for each that it
+does not suffer in others. Whoever comes looks for locks at 200 + n for its own uses, and at 100 +
+n for what it does not suffer.
 
 Reference: QEMU, ``docs/system/images`` ("Disk image file locking").
 """

@@ -5,12 +5,12 @@ At an event all waiting requests are taken and begun. What the image can do at o
 the rest is handed to other threads, which do nothing but wait for the disk, and whose results are
 collected in the thread of the vCPUs. Responses are shown to the front end together, with one event.
 
-*Grants.* The pages of a request are mapped while it is in progress. With *persistent* grants the front
-end promises to use the same ones again and again: then the first mappings, up to a limit, are kept.
-All are writable then, since a page may be read to another time.
+*Grants.* The pages of a request are mapped while it is in progress. With *persistent* grants the
+front end promises to use the same ones again and again: then the first mappings, up to a limit,
+are kept. All are writable then, since a page may be read to another time.
 
-*Order.* Requests may pass each other, except at a barrier: it begins when all before it have ended, and
-nothing behind it begins until it has.
+*Order.* Requests may pass each other, except at a barrier: it begins when all before it have
+ended, and nothing behind it begins until it has.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = logging.getLogger("pyxen")
 _MAX_PERSISTENT: Final = 4096
 """Mappings that a ring keeps: a front end with more pages has the others mapped each time."""
 _AT_ONCE: Final = 1 << 20
-"""Bytes that are moved in the thread of the vCPUs at one event; the guest stands still meanwhile."""
+"""Bytes that are moved in the thread of the vCPUs at one event: the guest stands still then."""
 
 
 class Queue:
@@ -269,7 +269,7 @@ class Queue:
         self._ring.respond(request.identity, request.operation, request.status)
 
     def close(self) -> None:
-        """Wait for what is in progress, and let go of all pages and the port. Nothing is answered."""
+        """Wait for what is in progress, let go of all pages and the port, and answer nothing."""
         if self._closed:
             return
         self._closed = True

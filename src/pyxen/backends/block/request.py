@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Block requests: what a slot of the ring asks for.
 
-A request to read or write names the first sector on the disk and up to eleven segments: a granted page
-each, with the first and the last of its sectors. Sectors are always of 512 bytes here, also where those
-of the disk are larger; then all must begin and end with one of the disk's. An *indirect* request is the
-same with its segments in granted pages, 512 in each. A flush or a barrier may write as well.
+A request to read or write names the first sector on the disk and up to eleven segments: a granted
+page each, with the first and the last of its sectors. Sectors are always of 512 bytes here, also
+where those of the disk are larger; then all must begin and end with one of the disk's. An
+*indirect* request is the same with its segments in granted pages, 512 in each. A flush or a
+barrier may write as well.
 
 Nothing of it is believed: what does not fit the disk or a page is a BadRequest, which the front end
 gets as an error.
@@ -59,8 +60,9 @@ class BadRequest(Exception):
 class Request:
     """One request. ``offset`` and ``size`` are its bytes on the disk.
 
-    ``segments`` has (reference, first byte, end) for each page. ``buffers`` are the views of the pages
-    in use, ``mappings`` the grants to give up at its end. ``failure`` says why the disk failed.
+    ``segments`` has (reference, first byte, end) for each page. ``buffers`` are the views of the
+    pages in use, ``mappings`` the grants to give up at its end. ``failure`` says why the disk
+    failed.
     """
 
     __slots__ = (

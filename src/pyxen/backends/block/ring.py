@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A ring of block requests, seen from the back end.
 
-The front end's pages, one after the other, begin with four indices and have an array of slots of 112
-bytes behind them, as many as a power of two allows. The indices run freely and wrap at 2**32; the slot
-is the index modulo the number of slots::
+The front end's pages, one after the other, begin with four indices and have an array of slots of
+112 bytes behind them, as many as a power of two allows. The indices run freely and wrap at 2**32;
+the slot is the index modulo the number of slots::
 
     req_prod   the front end has written the requests before this one
     req_event  it is to send an event when req_prod reaches this
     rsp_prod   the back end has written the responses before this one
     rsp_event  it is to send an event when rsp_prod reaches this
 
-How far each side has read is known to itself alone. A response goes into a slot whose request has been
-taken, so there can be no more requests ahead of ``rsp_prod`` than the ring has slots: a ``req_prod``
-that is further away is nonsense, and the ring is given up.
+How far each side has read is known to itself alone. A response goes into a slot whose request has
+been taken, so there can be no more requests ahead of ``rsp_prod`` than the ring has slots: a
+``req_prod`` that is further away is nonsense, and the ring is given up.
 
-All that the front end writes is read once, and copied. The order of our accesses is the order of the
-statements: x86 keeps stores in order, and each access of the memoryview is one aligned word.
+All that the front end writes is read once, and copied. The order of our accesses is the order of
+the statements: x86 keeps stores in order, and each access of the memoryview is one aligned word.
 
 Reference: ``public/io/ring.h``, ``public/io/blkif.h``.
 """
