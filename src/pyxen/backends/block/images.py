@@ -167,7 +167,7 @@ class RawImage(Image):
         size = sum(map(len, buffers))
         done = os.preadv(self._file, buffers, offset)
         while done < size:
-            rest = _after(buffers, done)
+            rest = after(buffers, done)
             more = os.preadv(self._file, rest, offset + done)
             if not more:
                 raise OSError(errno.EIO, "the file ends here", self.name)
@@ -177,7 +177,7 @@ class RawImage(Image):
         size = sum(map(len, buffers))
         done = os.pwritev(self._file, buffers, offset, self._write_flags)
         while done < size:
-            rest = _after(buffers, done)
+            rest = after(buffers, done)
             done += os.pwritev(self._file, rest, offset + done, self._write_flags)
 
     def flush(self) -> None:
@@ -217,8 +217,8 @@ def _open(path: Path, readonly: bool, direct: bool) -> int:
         raise PyxenError(f"{path}: {error.strerror}") from None
 
 
-def _after(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
-    """What is left of them behind the first bytes."""
+def after(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
+    """What is left of buffers behind their first bytes."""
     rest = []
     for buffer in buffers:
         if done < len(buffer):

@@ -223,7 +223,7 @@ class Queue:
     def _note_failure(self, request: Request, error: OSError) -> None:
         unsupported = error.errno == errno.EOPNOTSUPP
         request.status = BLKIF_RSP_EOPNOTSUPP if unsupported else BLKIF_RSP_ERROR
-        request.failure = f"{error.strerror} (at byte {request.offset})"
+        request.failure = f"{error.strerror or error} (at byte {request.offset})"
 
     def _read(self, request: Request) -> None:
         self._image.read(request.buffers, request.offset)

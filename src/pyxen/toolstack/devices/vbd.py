@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a disk's configuration to its back end: opens the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pyxen.backends.block import (
+    Allowance,
+    BlockBackend,
+    Image,
+    Limits,
+    RawImage,
+    StorageDaemonImage,
+)
+from pyxen.backends.doors import Doors
+from pyxen.errors import PyxenError
+from pyxen.toolstack.devices.disk import DiskConfig
+
+_MICROSECONDS: Final = 1e-6
+
+
+def make_vbd(
+    doors: Doors, backend_path: str, frontend_path: str, config: DiskConfig
+) -> BlockBackend:
+    """Raises PyxenError if the image cannot be opened, or is in use."""
+    if config.image_format == "empty":
+        raise PyxenError(f"disk {config.vdev}: a drive without a medium is of no use to PV guests")
+    limits = None
+    if config.rate is not None:
+        rate = config.rate
+        limits = Limits(
+            transferred=Allowance(rate.bytes_per_interval, rate.interval_us * _MICROSECONDS)
+        )
+    image = _open_image(config)
+    return BlockBackend(doors, backend_path, frontend_path, image, limits, cdrom=config.cdrom)
+
+
+def _open_image(config: DiskConfig) -> Image:
+    path = Path(config.target)
+    if config.image_format == "raw":
+        return RawImage(
+            path,
+            readonly=config.readonly,
+            sector_size=config.sector_size,
+            discards=config.discard,
+            writethrough=config.writethrough,
+            direct=config.direct_io_safe,
+        )
+    return StorageDaemonImage(
+        path,
+        config.image_format,
+        readonly=config.readonly,
+        sector_size=config.sector_size,
+        discards=config.discard,
+        writethrough=config.writethrough,
+        direct=config.direct_io_safe,
+    )
