@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from pyxen.backends.doors import Doors
 from pyxen.backends.xenbus import Backend
+from pyxen.toolstack.devices.vbd import make_vbd
 
 Factory = Callable[[Doors, str, str, Any], Backend]
 """Of doors, back end's path, front end's path, and the configuration of the device."""
 
-FACTORIES: Final[dict[str, Factory]] = {}
+FACTORIES: Final[dict[str, Factory]] = {"vbd": make_vbd}
