@@ -6,16 +6,18 @@ from __future__ import annotations
 import struct
 
 import pytest
-from small_domain import LAST_SCRATCH, NOT_MAPPED, READ_ONLY, STACK, SmallDomain
+from small_domain import FREE, L1, LAST_SCRATCH, NOT_MAPPED, READ_ONLY, STACK, SmallDomain
 
 from pyxen.abi import arch_x86_64 as arch
 from pyxen.abi import physdev, sched, xen
 from pyxen.abi import version as abi
-from pyxen.abi.errno import E2BIG, EFAULT, EINVAL, ENOSYS, EPERM
+from pyxen.abi.errno import E2BIG, EBUSY, EFAULT, EINVAL, ENOSYS, EPERM
+from pyxen.abi.features import XENFEAT_pae_pgdir_above_4gb
 from pyxen.errors import XenError
 from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.instruments import Instrument
 from pyxen.hypervisor.page_flags import PAGE_SIZE
+from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.vcpu import Vcpu
 
 HIGH = 1 << 32
@@ -190,7 +192,7 @@ class TestXenVersion:
             (abi.XENVER_extraversion, abi.XEN_EXTRAVERSION_LEN, b"-pyxen\0"),
             (abi.XENVER_capabilities, abi.XEN_CAPABILITIES_INFO_LEN, b"xen-3.0-x86_64 \0"),
             (abi.XENVER_changeset, abi.XEN_CHANGESET_INFO_LEN, b"unavailable\0"),
-            (abi.XENVER_commandline, abi.XEN_COMMANDLINE_LEN, b"<denied>\0"),
+            (abi.XENVER_commandline, 9, b"<denied>\0"),
         ],
     )
     def test_strings_fill_their_arrays_and_no_more(
@@ -209,6 +211,11 @@ class TestXenVersion:
     def test_features(self, guest: SmallDomain) -> None:
         place = guest.put_struct(abi.XEN_FEATURE_INFO, 0, 0)
         assert guest.call(self.CALL, abi.XENVER_get_features, place) == 0
+        above_4gb = 1 << XENFEAT_pae_pgdir_above_4gb
+        assert guest.read_struct(abi.XEN_FEATURE_INFO, place) == (0, FEATURES & ~above_4gb)
+        assert FEATURES == above_4gb | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 17
+        guest.domain.vm_assist = 1 << xen.VMASST_TYPE_pae_extended_cr3
+        guest.call(xen.HYPERVISOR_xen_version, abi.XENVER_get_features, place)
         assert guest.read_struct(abi.XEN_FEATURE_INFO, place) == (0, FEATURES)
         place = guest.put_struct(abi.XEN_FEATURE_INFO, 1, 0)
         assert guest.call(self.CALL, abi.XENVER_get_features, place) == -EINVAL
@@ -270,3 +277,32 @@ def test_physdev_op(guest: SmallDomain) -> None:
         place = guest.put_struct(physdev.PHYSDEV_SET_IOBITMAP, guest.address(7), ports)
         assert guest.call(call, physdev.PHYSDEVOP_set_iobitmap, place) == result
     assert guest.call(call, 9999, 0) == -ENOSYS
+
+
+@pytest.mark.parametrize(
+    "command", [physdev.PHYSDEVOP_pirq_eoi_gmfn_v1, physdev.PHYSDEVOP_pirq_eoi_gmfn_v2]
+)
+def test_page_for_acknowledgements_is_held(guest: SmallDomain, command: int) -> None:
+    call, free = xen.HYPERVISOR_physdev_op, guest.mfn(FREE)
+
+    def name(mfn: int) -> int:
+        return guest.call(call, command, guest.put_struct(physdev.PHYSDEV_PIRQ_EOI_GMFN, mfn))
+
+    for bad in (guest.mfn(L1), 0, 1 << 40, (1 << 64) - 1):
+        assert name(bad) == -EINVAL
+    before = guest.tables.refs[free]
+    assert name(free) == 0
+    assert (guest.tables.types[free], guest.tables.refs[free]) == (WRITABLE, before + 1)
+    assert name(free) == -EBUSY
+    assert guest.tables.refs[free] == before + 1
+    assert guest.domain.audit() == []
+
+
+def test_acknowledgement_of_a_number_that_the_guest_has(guest: SmallDomain) -> None:
+    call = xen.HYPERVISOR_physdev_op
+    place = guest.put_struct(physdev.PHYSDEV_GET_FREE_PIRQ, physdev.MAP_PIRQ_TYPE_GSI, 0)
+    assert guest.call(call, physdev.PHYSDEVOP_get_free_pirq, place) == 0
+    (pirq,) = guest.domain.pirqs
+    for irq, result in ((pirq, 0), (pirq + 1, -EINVAL), (0xFFFFFFFF, -EINVAL)):
+        place = guest.put_struct(physdev.PHYSDEV_EOI, irq)
+        assert guest.call(call, physdev.PHYSDEVOP_eoi, place) == result

@@ -38,7 +38,7 @@ class FrameHolder(Protocol):
 
 def frame_holders(domain: Domain) -> list[FrameHolder]:
     """All of them."""
-    return [*domain.vcpus, domain.events, domain.grants]
+    return [domain, *domain.vcpus, domain.events, domain.grants]
 
 
 def audit(domain: Domain) -> list[str]:

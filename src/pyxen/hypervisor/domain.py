@@ -33,7 +33,7 @@ from pyxen.hypervisor.hypercall_page import HYPERCALL_PAGE
 from pyxen.hypervisor.instruments import Counters, Instrument, Statistics
 from pyxen.hypervisor.memory import Memory
 from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
-from pyxen.hypervisor.page_types import L4, NONE
+from pyxen.hypervisor.page_types import L4, NONE, WRITABLE
 from pyxen.hypervisor.pagetables import PageTables
 from pyxen.hypervisor.scheduler import Scheduler
 from pyxen.hypervisor.timers import SINGLE_SHOT, Timers
@@ -41,7 +41,7 @@ from pyxen.hypervisor.traps import Traps
 from pyxen.hypervisor.vcpu import MASK, PENDING, VPF_PAUSED, Vcpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pyxen.engine.protocol import Engine, Registers
     from pyxen.hypervisor.cpuid_names import Place
@@ -110,6 +110,8 @@ class Domain:
         self.cpuid_overrides: Mapping[Place, str] = {}
         self.pirqs: set[int] = set()
         """Physical interrupt numbers that the guest has asked for; nothing is behind them."""
+        self.pirq_eoi_map_mfn = 0
+        """The page that would tell which of them need an acknowledgement; 0: none yet."""
         self.attention = False
         self._posted: deque[Callable[[], None]] = deque()
         self._start_ns = 0
@@ -215,6 +217,11 @@ class Domain:
         vcpu.cpu.load_user_page_table(mfn << PAGE_SHIFT)
         if old:
             self.pagetables.put_page_and_type(old)
+
+    def held_frames(self) -> Iterator[tuple[int, int]]:
+        """The page for acknowledgements, with its type."""
+        if self.pirq_eoi_map_mfn:
+            yield self.pirq_eoi_map_mfn, WRITABLE
 
     def cpuid_into(self, registers: Registers) -> None:
         """Answer CPUID for the leaf in eax, ecx."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pyxen.abi import physdev as abi
-from pyxen.abi.errno import EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import EBUSY, EINVAL, ENODEV, ENOSPC, ENOSYS, EPERM, ESRCH
 from pyxen.abi.layout import Layout
 from pyxen.abi.xen import HYPERVISOR_physdev_op
 from pyxen.errors import XenError
@@ -22,6 +22,7 @@ from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
 from pyxen.hypervisor.events import NR_GSIS, NR_PIRQS
 from pyxen.hypervisor.hypercalls.table import hypercall
+from pyxen.hypervisor.page_types import WRITABLE
 from pyxen.hypervisor.vcpu import Vcpu
 
 _MAX_PORTS: Final = 65536
@@ -76,8 +77,25 @@ def _unmask_notify(vcpu: Vcpu, argument: int) -> None:
 
 
 def _eoi(vcpu: Vcpu, argument: int) -> None:
-    _read(vcpu, argument, abi.PHYSDEV_EOI)
-    raise XenError(EINVAL)  # no interrupt is bound
+    """Acknowledges what is bound: nothing."""
+    (irq,) = _read(vcpu, argument, abi.PHYSDEV_EOI)
+    if irq not in vcpu.domain.pirqs:
+        raise XenError(EINVAL)
+
+
+def _pirq_eoi_gmfn(vcpu: Vcpu, argument: int) -> None:
+    """A page with a bit for each interrupt that needs an acknowledgement: none does. The page
+    stays in Xen's use until the domain ends."""
+    (gmfn,) = _read(vcpu, argument, abi.PHYSDEV_PIRQ_EOI_GMFN)
+    domain = vcpu.domain
+    try:
+        domain.pagetables.get_page_and_type(gmfn, WRITABLE)
+    except XenError:
+        raise XenError(EINVAL) from None
+    if domain.pirq_eoi_map_mfn:
+        domain.pagetables.put_page_and_type(gmfn)
+        raise XenError(EBUSY)
+    domain.pirq_eoi_map_mfn = gmfn
 
 
 def _irq_status_query(vcpu: Vcpu, argument: int) -> None:
@@ -143,6 +161,8 @@ _OPERATIONS: Final[dict[int, Callable[[Vcpu, int], None]]] = {
     abi.PHYSDEVOP_set_iobitmap: _set_iobitmap,
     abi.PHYSDEVOP_IRQ_UNMASK_NOTIFY: _unmask_notify,
     abi.PHYSDEVOP_eoi: _eoi,
+    abi.PHYSDEVOP_pirq_eoi_gmfn_v1: _pirq_eoi_gmfn,
+    abi.PHYSDEVOP_pirq_eoi_gmfn_v2: _pirq_eoi_gmfn,
     abi.PHYSDEVOP_irq_status_query: _irq_status_query,
     abi.PHYSDEVOP_get_free_pirq: _get_free_pirq,
     abi.PHYSDEVOP_map_pirq: _map_pirq,

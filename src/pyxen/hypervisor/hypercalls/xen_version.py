@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from pyxen.abi import version as abi
 from pyxen.abi.arch_x86_64 import HYPERVISOR_VIRT_START
 from pyxen.abi.errno import EINVAL, ENOSYS, EPERM
-from pyxen.abi.features import XENFEAT_NR_SUBMAPS
-from pyxen.abi.xen import HYPERVISOR_xen_version
+from pyxen.abi.features import XENFEAT_NR_SUBMAPS, XENFEAT_pae_pgdir_above_4gb
+from pyxen.abi.xen import HYPERVISOR_xen_version, VMASST_TYPE_pae_extended_cr3
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32
@@ -72,7 +72,9 @@ def _get_features(vcpu: Vcpu, argument: int) -> int:
     )
     if index >= XENFEAT_NR_SUBMAPS:
         raise XenError(EINVAL)
-    submap = FEATURES if index == 0 else 0
+    submap = FEATURES
+    if not vcpu.domain.vm_assist >> VMASST_TYPE_pae_extended_cr3 & 1:
+        submap &= ~(1 << XENFEAT_pae_pgdir_above_4gb)
     guest_access.copy_to(vcpu, argument, abi.XEN_FEATURE_INFO.pack(index, submap))
     return 0
 
@@ -96,6 +98,6 @@ _OPERATIONS: Final[dict[int, Callable[[Vcpu, int], int]]] = {
     abi.XENVER_platform_parameters: _platform_parameters,
     abi.XENVER_get_features: _get_features,
     abi.XENVER_guest_handle: _guest_handle,
-    abi.XENVER_commandline: _string("<denied>", abi.XEN_COMMANDLINE_LEN),
+    abi.XENVER_commandline: _string("<denied>", len("<denied>") + 1),
     abi.XENVER_build_id: _build_id,
 }
