@@ -383,6 +383,13 @@ class Model:
         self.begin(ModelClient(0), 0)
         self.incarnations[domid] += 1
         self.clients = [client for client in self.clients if client.domid != domid]
+        letter, owner, _ = self.nodes["/"].permissions[0]
+        if owner == domid:
+            root = copy.deepcopy(self.nodes["/"])
+            others = [each for each in root.permissions[1:] if each[1] != domid]
+            root.permissions = [(letter, 0, 0), *others]
+            self.nodes["/"] = root
+            self.touch("/")
         for path in sorted(self.nodes):
             if path in self.nodes and self.nodes[path].permissions[0][1] == domid:
                 self.remove_tree(path)

@@ -270,6 +270,20 @@ def test_a_later_domain_of_the_same_number_has_no_old_rights(dom0: Peer, guest: 
     assert again.read("/d") == b"z"
 
 
+def test_a_domain_that_leaves_no_trace_takes_its_rights_along(
+    dom0: Peer, daemon: Xenstored
+) -> None:
+    daemon.introduce(1, 0, 1)
+    dom0.write("/d", "x")
+    dom0.set_permissions("/d", ["n0", "r1"])
+    daemon.release(1)
+    daemon.introduce(1, 0, 1)
+    later = daemon.domains[1].connection
+    assert later is not None
+    with refused("EACCES"):
+        Peer(later).read("/d")
+
+
 # Domains
 
 
@@ -327,6 +341,16 @@ def test_the_nodes_of_a_domain_go_with_it(dom0: Peer, guest: Guest, daemon: Xens
     daemon.release(1)
     assert dom0.directory("/local/domain") == []
     assert dom0.directory("/vm/1") == []
+    assert dom0.call(abi.XS_CONTROL, "check") == ["OK"]
+
+
+def test_the_root_stays(dom0: Peer, guest: Guest, daemon: Xenstored) -> None:
+    guest(1)
+    dom0.write("/a/b", "x")
+    dom0.set_permissions("/", ["r1", "r2", "b1"])
+    daemon.release(1)
+    assert dom0.permissions("/") == ["r0", "r2"]
+    assert dom0.directory("/") == ["tool", "local", "a"]
     assert dom0.call(abi.XS_CONTROL, "check") == ["OK"]
 
 

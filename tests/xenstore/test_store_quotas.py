@@ -166,6 +166,11 @@ def test_memory(
         one.call(abi.XS_WATCH, "/a", "t" * 3000)
     one.remove("n1")
     one.write("n1", "x")
+    for number in range(15):
+        one.remove(f"n{number}")
+    for number in range(15):
+        one.write(f"n{number}", "x" * 1000)
+    assert len(caplog.records) == 1  # a domain does not fill the log
 
 
 def test_memory_of_transactions(guest: Guest, daemon: Xenstored) -> None:

@@ -214,6 +214,10 @@ def test_indexes_that_run_away(
     ring_guest.serve()
     assert ring_guest.get(ERROR) == abi.XENSTORE_ERROR_NONE
     ring_guest.write("data", "x")
+    ring_guest.set(REQ_PROD, 5000)
+    ring_guest.serve()
+    assert ring_guest.get(ERROR) == abi.XENSTORE_ERROR_RINGIDX
+    assert len(caplog.records) == 1  # a guest does not fill the log
 
 
 def test_response_indexes_that_run_away(ring_guest: Guest) -> None:

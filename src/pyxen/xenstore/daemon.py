@@ -380,6 +380,8 @@ class Xenstored:
         if record.connection is not None:
             self.disconnect(record.connection)
             record.connection = None
+        if paths.ROOT in record.nodes:
+            self._take_root_back(domid)
         internal = Connection(self)
         for path in sorted(record.nodes):
             if path in record.nodes:
@@ -394,6 +396,14 @@ class Xenstored:
         if introduced:
             self._tell_special(RELEASE, domid)
         self.wake_clients()
+
+    def _take_root_back(self, domid: int) -> None:
+        """The root stays when its owner goes; it is domain 0's again."""
+        root = self.database.tree[paths.ROOT]
+        permissions = without_domain(self.valid_permissions(root), domid)
+        generation = self.database.next_generation()
+        node = Node(root.value, permissions, root.children, generation)
+        self.put(None, self.database, paths.ROOT, node)
 
     def domain_shut_down(self, domid: int) -> None:
         """A domain has stopped but is still there: ``@releaseDomain`` tells so, once."""

@@ -75,14 +75,13 @@ class DomainRecord:
             self.connection.wake_later()
 
     def _report(self) -> None:
-        """Tell the log, each time it comes above a quota."""
-        hard = self._is_over(self.memory)
-        if hard and not self.reported_hard:
+        """Tell the log once that it is above a quota: a domain must not fill the log."""
+        if not self.reported_hard and self._is_over(self.memory):
+            self.reported_hard = True
             log.warning(
                 "xenstore: domain %d exceeds its hard quota of memory, and is not listened to",
                 self.domid,
             )
-        soft = self.memory >= limit(self.quotas.memory_soft)
-        if soft and not self.reported_soft:
+        elif not self.reported_soft and self.memory >= limit(self.quotas.memory_soft):
+            self.reported_soft = True
             log.warning("xenstore: domain %d exceeds its soft quota of memory", self.domid)
-        self.reported_hard, self.reported_soft = hard, soft

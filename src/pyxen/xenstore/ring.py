@@ -88,6 +88,7 @@ class GuestRing:
         self._words = self._bytes.cast("I")
         self._notify = notify
         self._serving = False
+        self._failed = False
         connection.wake = self.serve
         self._words[_FEATURES] = self._features
         self._begin()
@@ -135,7 +136,9 @@ class GuestRing:
             self._notify()
 
     def _fail(self, error: int, reason: str) -> None:
-        log.warning("xenstore: domain %d is not served: %s", self._connection.domid, reason)
+        if not self._failed:  # told once: a guest must not fill the log
+            log.warning("xenstore: domain %d is not served: %s", self._connection.domid, reason)
+        self._failed = True
         self._words[_ERROR] = error
         self._connection.ignore()
 
