@@ -29,7 +29,9 @@ cdef class EmulatorEngine:
     cdef object _handler
     cdef object _failure
     cdef object _kick
+    cdef object _alarm
     cdef object _deadline
+    cdef bint _running
     cdef object _callbacks
     cdef public list cpus
     cdef object _breakpoints

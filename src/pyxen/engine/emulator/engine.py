@@ -15,6 +15,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from pyxen.engine.emulator import library, machine_code
+from pyxen.engine.emulator.alarm import Alarm
 from pyxen.engine.emulator.breakpoints import SINGLE_STEP, Breakpoints
 from pyxen.engine.emulator.cpu import CR0, CR4, KERNEL_TLB, USER_TLB, EmulatedCpu
 from pyxen.engine.emulator.state import (
@@ -25,7 +26,7 @@ from pyxen.engine.emulator.state import (
     EmulatedRegisters,
 )
 from pyxen.engine.memory import MachineMemory
-from pyxen.engine.protocol import EngineError
+from pyxen.engine.protocol import NEVER, EngineError
 from pyxen.engine.registers import RFLAGS, RIP
 
 if TYPE_CHECKING:
@@ -121,7 +122,9 @@ class EmulatorEngine:
         self._install_hooks(unicorn, x86_const)
         self._failure: BaseException | None = None
         self._kick = library.kick_byte()
-        self._deadline = library.deadline_word(self._handle)
+        self._alarm = Alarm(self.read_tsc)
+        self._deadline = NEVER
+        self._running = False
 
         self.cpus = [EmulatedCpu(self, index) for index in range(vcpus)]
         for cpu in self.cpus:
@@ -141,7 +144,10 @@ class EmulatorEngine:
             self._breakpoints.load(self._current.breakpoints)
         state = self._state
         state.pack_flags()
+        self._running = True
+        self._set_alarm()
         error = self._start(self._handle, state.words[RIP], 0, 0, 0)
+        self._running = False
         self._kick[0] = 0
         state.unpack_flags()
         if self._stepping:
@@ -160,7 +166,20 @@ class EmulatorEngine:
         self._kick[0] = 1
 
     def set_deadline(self, tsc: int) -> None:
-        self._deadline[0] = tsc
+        if tsc != self._deadline:
+            self._deadline = tsc
+            if self._running:
+                self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """For a deadline that comes while guest code runs. An alarm of before does no harm: what
+        ends too early goes on."""
+        if self._deadline != NEVER:
+            ticks = self._deadline - self.read_tsc()
+            if ticks > 0:
+                self._alarm.set(ticks)
+            else:
+                self._kick[0] = 1
 
     def _switch(self, cpu: EmulatedCpu) -> None:
         self._state.settle_flags()
@@ -394,7 +413,7 @@ class EmulatorEngine:
         return eax, ebx, ecx, edx
 
     def close(self) -> None:
-        library.give_back_deadline(self._handle)
+        self._alarm.close()
         machine_code.forget_code(self._handle)
         self._breakpoints.close()
         self._uc = None

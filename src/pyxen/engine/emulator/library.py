@@ -140,33 +140,6 @@ def kick_byte() -> memoryview:
     return memoryview(byte).cast("B")
 
 
-def deadline_word(handle: int) -> memoryview:
-    """One word for the engine with this handle, the time-stamp counter at which it is to stop.
-
-    Guest code that runs stops at one of the next blocks when the counter has come there. Raises
-    PyxenError if there are too many engines; ``give_back_deadline`` makes room again.
-    """
-    table = (ctypes.c_uint64 * (2 * machine_code.MAX_ENGINES)).from_address(
-        machine_code.base() + machine_code.DEADLINES
-    )
-    for entry in range(0, len(table), 2):
-        if table[entry] in (0, machine_code.FREED, handle):
-            table[entry + 1] = machine_code.NEVER
-            table[entry] = handle
-            return memoryview(table).cast("B").cast("Q")[entry + 1 : entry + 2]
-    raise PyxenError(f"emulator: more than {machine_code.MAX_ENGINES} engines in this process")
-
-
-def give_back_deadline(handle: int) -> None:
-    """The engine with this handle is closed."""
-    table = (ctypes.c_uint64 * (2 * machine_code.MAX_ENGINES)).from_address(
-        machine_code.base() + machine_code.DEADLINES
-    )
-    for entry in range(0, len(table), 2):
-        if table[entry] == handle:
-            table[entry] = machine_code.FREED
-
-
 def _make_it_fit(library: ctypes.CDLL) -> None:
     """Point the places that hold the addresses of some of its functions at our machine code."""
     path, base = _mapping(_address_of(library, "uc_emu_start"))

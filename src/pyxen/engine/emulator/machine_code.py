@@ -6,8 +6,8 @@ One page is executable, the pages behind it are data:
 - ``RET``: nothing.
 - ``READ_TSC``: the time-stamp counter, as the guest's RDTSC shows it.
 - ``LOOK``, at the start of each translation block: if the *kick* byte is set, call
-  ``uc_emu_stop`` and unicorn's own look for a stop. Now and then it compares the time-stamp counter
-  with the engine's *deadline*, and does the same if that has come.
+  ``uc_emu_stop`` and unicorn's own look for a stop.
+- ``ALARM``, the handler of a signal: set the kick byte (see ``alarm``).
 - ``PORT``, in the place of the helpers of IN and OUT: where ports are empty for the privilege
   level, all ones are read and a write is nothing; else it is a general protection fault.
 - ``NOTE_CODE``, when code is translated from a frame that held none: set the frame's byte in the
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 RET: Final = 0
 READ_TSC: Final = 16
 LOOK: Final = 32
+ALARM: Final = 112
 PORT: Final = 128
 WATCHED: Final = 224
 CHECK_WATCH: Final = 288
@@ -57,14 +58,7 @@ SET_DIRTY: Final = 656
 CPUID: Final = 736
 
 KICK: Final = mmap.PAGESIZE
-_COUNT: Final = mmap.PAGESIZE + 4
-BLOCKS: Final = 32
-"""So many blocks of guest code run between two looks at the clock."""
 POINTERS: Final = mmap.PAGESIZE + 64
-DEADLINES: Final = mmap.PAGESIZE + 192
-"""Pairs of an engine's handle and its deadline, up to a pair of zeros."""
-MAX_ENGINES: Final = 240
-NEVER: Final = 0xFFFFFFFFFFFFFFFF
 STOP, LOOK_ORIGINAL, RAISE, RESET_DIRTY, RAISE_DEBUG = range(5)
 SYSCALL_ORIGINAL, SYSENTER_ORIGINAL, LOAD_SEGMENT_ORIGINAL = range(5, 8)
 NOTE_STORE_ORIGINAL, INVALIDATE_PAGE, SET_DIRTY_ORIGINAL, CPUID_ORIGINAL = range(8, 12)
@@ -114,19 +108,14 @@ _ROUTINES: Final[dict[int, tuple[_Part, ...]]] = {
     READ_TSC: (b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3",),
     # (uc)
     LOOK: (
-        b"\x80\x3d", (KICK, 1), b"\x00\x75\x09",  # cmpb $0, kick; jne 1f
-        b"\xff\x0d", (_COUNT, 0), b"\x78\x19\xc3",  # decl count; js 2f; ret
+        b"\x80\x3d", (KICK, 1), b"\x00\x75\x01\xc3",  # cmpb $0, kick; jne 1f; ret
         b"\x57\x56\x48\x83\xec\x08",  # 1: push %rdi; push %rsi; sub $8, %rsp
         b"\xff\x15", _pointer(STOP),
         b"\x48\x83\xc4\x08\x5e\x5f",  # add $8, %rsp; pop %rsi; pop %rdi
         b"\xff\x25", _pointer(LOOK_ORIGINAL),
-        b"\xc7\x05", (_COUNT, 4), struct.pack("<i", BLOCKS),  # 2: movl $BLOCKS, count
-        b"\x48\x8d\x0d", (DEADLINES, 0),  # lea deadlines, %rcx
-        b"\x48\x8b\x01\x48\x85\xc0\x74\x18",  # 3: mov (%rcx), %rax; test %rax, %rax; je 4f
-        b"\x48\x83\xc1\x10\x48\x39\xc7\x75\xef",  # add $16, %rcx; cmp %rax, %rdi; jne 3b
-        b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0",  # rdtsc; shl $32, %rdx; or %rdx, %rax
-        b"\x48\x3b\x41\xf8\x73\xb7\xc3",  # cmp -8(%rcx), %rax; jae 1b; 4: ret
     ),
+    # (signal): movb $1, kick; ret
+    ALARM: (b"\xc6\x05", (KICK, 1), b"\x01\xc3"),
     # (env, port, …); raise_exception_err_ra(env, vector, error code, return address)
     PORT: (
         b"\x8b\x8f" + struct.pack("<I", _HFLAGS) + b"\x83\xe1\x03",  # mov hflags, %ecx; and $3
