@@ -40,6 +40,7 @@ def test_many_nodes_at_once(client: LocalClient) -> None:
     with refused("EINVAL"):
         client.write_many({"/d/c": "1", "/d//": "2"})
     assert client.directory("/d") == ["a", "b"]
+    assert not client._connection.transactions
 
 
 def test_callbacks_may_make_requests_and_cause_events(client: LocalClient) -> None:

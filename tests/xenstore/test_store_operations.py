@@ -250,10 +250,18 @@ def test_permissions_for_domains_that_do_not_exist() -> None:
 def test_a_later_domain_of_the_same_number_has_no_old_rights(dom0: Peer, guest: Guest) -> None:
     one = guest(1)
     dom0.write("/d", "x")
-    dom0.set_permissions("/d", ["n0", "b1"])
+    for path in ("/with/a", "/new/a"):
+        dom0.mkdir(path)
+    for path in ("/d", "/with", "/new"):
+        dom0.set_permissions(path, ["n0", "b1"])
     assert one.read("/d") == b"x"
     one.connection.daemon.release(1)
     again = guest(1)
+    dom0.remove("/with/a")
+    dom0.mkdir("/new/b")
+    for path in ("/with", "/new", "/new/b"):
+        with refused("EACCES"):
+            again.read(path)
     with refused("EACCES"):
         again.read("/d")
     dom0.write("/d", "y")

@@ -55,10 +55,13 @@ def test_nodes_of_a_transaction_count_at_its_end(guest: Guest, daemon: Xenstored
     with refused("ENOSPC"):
         one.end()
     one.start()
-    for number in range(5, 8):
-        one.mkdir(f"n{number}")
+    one.mkdir("n5/n6/n7")
     one.end()
     assert len(record_of(one).nodes) == 9
+    one.start()
+    one.mkdir("n8/n9")
+    with refused("ENOSPC"):
+        one.end()
 
 
 def test_the_size_of_a_node(guest: Guest, dom0: Peer) -> None:
@@ -171,6 +174,36 @@ def test_memory(
     for number in range(15):
         one.write(f"n{number}", "x" * 1000)
     assert len(caplog.records) == 1  # a domain does not fill the log
+
+
+def test_what_replaces_a_value_needs_no_more_memory(guest: Guest, daemon: Xenstored) -> None:
+    one = guest(1)
+    one.write("a", "x" * 1500)
+    daemon.quotas.memory = record_of(one).memory + 500
+    one.write("a", "y" * 1500)
+    with refused("EIO"):
+        one.write("a", "y" * 2000)
+
+
+def test_a_transaction_that_writes_a_node_again_and_again(guest: Guest) -> None:
+    one = guest(1)
+    one.start()
+    one.write("a", "x" * 1000)
+    before = record_of(one).memory
+    for _ in range(100):
+        one.write("a", "y" * 1000)
+    assert record_of(one).memory == before
+
+
+def test_memory_that_others_free(guest: Guest, dom0: Peer, daemon: Xenstored) -> None:
+    one = guest(1)
+    one.write("a", "x" * 1500)
+    daemon.quotas.memory = record_of(one).memory
+    assert one.connection.wanted == 0
+    woken = []
+    one.connection.wake = lambda: woken.append(one.connection.wanted)
+    dom0.remove("/local/domain/1/a")
+    assert woken == [16]
 
 
 def test_memory_of_transactions(guest: Guest, daemon: Xenstored) -> None:

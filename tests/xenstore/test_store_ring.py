@@ -153,6 +153,30 @@ def test_many_requests_at_once(ring_guest: Guest) -> None:
     assert ring_guest.notified > before
 
 
+def test_one_notification_for_many_requests(ring_guest: Guest) -> None:
+    ring_guest.put(struct.pack("<4I", abi.XS_READ, 5, 0, 0) * 40)
+    before = ring_guest.notified
+    ring_guest.serve()
+    assert ring_guest.notified == before + 1
+    assert len(ring_guest.messages(ring_guest.take())) == 40
+
+
+def test_an_event_of_which_a_part_is_sent_stays(daemon: Xenstored, dom0: Peer) -> None:
+    now = 0.0
+    daemon._clock = lambda: now
+    guest = Guest(daemon)
+    dom0.mkdir("/a")
+    dom0.set_permissions("/a", ["r0"])
+    guest.request(abi.XS_WATCH, b"/a\0" + b"t" * 600 + b"\0")
+    dom0.write("/a/first", "")
+    dom0.write("/a/second", "")
+    dom0.write("/a/third", "")
+    now = 30.0
+    assert daemon.drop_old_events() is None
+    paths = [unpack(payload)[0] for _, _, _, payload in guest.messages(guest.send(b""))]
+    assert paths == ["/a/first", "/a/second"]
+
+
 def test_answers_wait_for_room(ring_guest: Guest, dom0: Peer) -> None:
     """A guest that takes nothing is not listened to after 20 requests."""
     message = struct.pack("<4I", abi.XS_DIRECTORY, 5, 0, 5) + b"data\0"

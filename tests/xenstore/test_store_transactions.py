@@ -135,6 +135,16 @@ def test_events_come_at_the_end(dom0: Peer, other: Peer) -> None:
     assert other.events() == [("/d/a", "t"), ("/d/e", "t"), ("/d/e/f", "deep")]
 
 
+def test_a_node_that_was_written_and_removed_with_its_parent(dom0: Peer, other: Peer) -> None:
+    dom0.write("/d/a", "")
+    other.watch("/")
+    dom0.start()
+    dom0.write("/d/a", "1")
+    dom0.remove("/d")
+    dom0.end()
+    assert other.events() == [("/d/a", "t"), ("/d", "t")]
+
+
 def test_a_node_removed_and_made_again(dom0: Peer, other: Peer) -> None:
     dom0.write("/d/a", "1")
     other.watch("/d/a")

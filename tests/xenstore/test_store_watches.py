@@ -146,6 +146,14 @@ def test_domains_that_come_and_go(dom0: Peer, daemon: Xenstored) -> None:
     assert dom0.events() == [("@releaseDomain", "r"), ("@releaseDomain/6", "which")]
 
 
+def test_each_domain_that_comes_is_told(dom0: Peer, daemon: Xenstored) -> None:
+    """Though the events are the same."""
+    dom0.watch("@introduceDomain")
+    daemon.introduce(5, 0, 1)
+    daemon.introduce(6, 0, 1)
+    assert dom0.events() == [("@introduceDomain", "t")] * 2
+
+
 def test_special_watches_need_permission(dom0: Peer, guest: Guest, daemon: Xenstored) -> None:
     one = guest(1)
     one.watch("@releaseDomain")

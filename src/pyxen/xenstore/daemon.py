@@ -358,7 +358,6 @@ class Xenstored:
         connection = record.connection or Connection(self, domid, record)
         connection.reset()
         self.attach(connection, gfn, port)
-        connection.ignored = False
         record.port = port
         if record.connection is None:
             record.connection = connection
