@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ CLIENTS = (1, 10, 100)
 SIZES = (1_000, 10_000, 100_000)
 CHILDREN = 100
 """Nodes in each directory of the large stores."""
+ROUNDS = 9
 
 
 def read(client: Client, home: str) -> Iterator[None]:
@@ -129,31 +131,36 @@ def rate(work: Callable[[], object], seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def local_rates(size: int, seconds: float) -> dict[str, float]:
-    """Operations per second in one process, in a store of that size."""
+def local_work(size: int) -> dict[str, Callable[[], object]]:
+    """What to do, by name, in a store of that size without a socket."""
     daemon = Xenstored()
-    client = LocalClient(daemon)
+    client, watcher = LocalClient(daemon), LocalClient(daemon)
     grow(client, size)
     path = "/large/0/0/7"
+    heard = []
+    watcher.watch("/large/0/1", heard.append)
 
     def create_and_remove() -> None:
         client.mkdir("/large/0/0/new")
         client.remove("/large/0/0/new")
 
-    def in_transaction() -> None:
-        client.write_many({path: "1", "/large/0/1/7": "2"})
-
-    rates = {
-        "read": rate(lambda: client.read(path), seconds),
-        "write": rate(lambda: client.write(path, "1"), seconds),
-        "directory": rate(lambda: client.directory("/large/0/0"), seconds),
-        "create, remove": rate(create_and_remove, seconds),
-        "transaction": rate(in_transaction, seconds),
+    return {
+        "read": lambda: client.read(path),
+        "write": lambda: client.write(path, "1"),
+        "directory": lambda: client.directory("/large/0/0"),
+        "create, remove": create_and_remove,
+        "transaction": lambda: client.write_many({path: "1", "/large/0/0/8": "2"}),
+        "watch": lambda: client.write("/large/0/1/7", "1"),
     }
-    heard = []
-    handle = client.watch("/large", heard.append)
-    rates["watch"] = rate(lambda: client.write(path, "1"), seconds)
-    client.unwatch(handle)
+
+
+def local_rates(seconds: float) -> dict[str, list[float]]:
+    """Operations per second for each size; the sizes take turns, and the median counts."""
+    works = [local_work(size) for size in SIZES]
+    rates = {}
+    for name in works[0]:
+        rounds = [[rate(work[name], seconds / ROUNDS) for work in works] for _ in range(ROUNDS)]
+        rates[name] = [statistics.median(column) for column in zip(*rounds, strict=True)]
     return rates
 
 
@@ -175,9 +182,7 @@ def main() -> None:
             server.terminate()
     print("\noperations per second in the same process, and the last column by the first one")
     print(f"{'nodes':>14}" + "".join(f"{size:>10}" for size in SIZES))
-    columns = [local_rates(size, seconds / 4) for size in SIZES]
-    for name in columns[0]:
-        rates = [column[name] for column in columns]
+    for name, rates in local_rates(seconds).items():
         ratio = rates[-1] / rates[0]
         print(f"{name:>14}" + "".join(f"{each:10.0f}" for each in rates) + f"{ratio:10.2f}")
 
