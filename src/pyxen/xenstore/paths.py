@@ -51,10 +51,3 @@ def name_of(path: str) -> str:
 def child_of(path: str, name: str) -> str:
     """The path of a child."""
     return f"/{name}" if path == ROOT else f"{path}/{name}"
-
-
-def is_within(path: str, top: str) -> bool:
-    """Whether a path is another one or lies below it. Special names have nothing below them."""
-    if top == ROOT:
-        return path.startswith(ROOT)
-    return path == top or path.startswith(top + "/")
