@@ -19,6 +19,7 @@ from pyxen.hypervisor.descriptor_tables import (
 from pyxen.hypervisor.memory import FIRST_LDT_PAGE
 from pyxen.hypervisor.page_flags import ENTRIES, PAGE_SIZE, PRESENT, RW
 from pyxen.hypervisor.page_types import NONE, SEGMENT_DESCRIPTORS, WRITABLE
+from pyxen.hypervisor.segments import find_descriptor
 
 CODE_RING_0 = 0x00AF9A000000FFFF
 CODE_RING_3 = 0x00AFFB000000FFFF
@@ -82,18 +83,18 @@ class TestDescriptors:
     def test_descriptors_get_ring_3_and_can_be_found(self, guest: SmallDomain) -> None:
         self.put_gdt(guest, GDT, 2, CODE_RING_0)
         assert self.set_gdt(guest, [guest.mfn(GDT)], 16) == 0
-        assert guest.memory.descriptor(0, 2 << 3) >> 45 & 3 == 3
-        assert guest.entry(GDT, 2) == guest.memory.descriptor(0, 2 << 3)
+        assert find_descriptor(guest.vcpu, 2 << 3) >> 45 & 3 == 3
+        assert guest.entry(GDT, 2) == find_descriptor(guest.vcpu, 2 << 3)
 
     def test_no_entries_need_no_pointer(self, guest: SmallDomain) -> None:
         self.put_gdt(guest, GDT, 1, CODE_RING_3)
         self.set_gdt(guest, [guest.mfn(GDT)], 16)
         assert guest.call(xen.HYPERVISOR_set_gdt, 0, 0) == 0
-        assert guest.memory.descriptor(0, 1 << 3) == 0
+        assert find_descriptor(guest.vcpu, 1 << 3) == 0
 
     def test_xens_descriptors_are_behind_the_guests(self, guest: SmallDomain) -> None:
-        assert guest.memory.descriptor(0, arch.FLAT_KERNEL_CS) == 0x00AFFB000000FFFF
-        assert guest.memory.descriptor(0, arch.FLAT_KERNEL_SS) == 0x00CFF3000000FFFF
+        assert find_descriptor(guest.vcpu, arch.FLAT_KERNEL_CS) == 0x00AFFB000000FFFF
+        assert find_descriptor(guest.vcpu, arch.FLAT_KERNEL_SS) == 0x00CFF3000000FFFF
 
     def test_too_many_entries(self, guest: SmallDomain) -> None:
         mfns = [guest.mfn(GDT)] * 15
@@ -110,7 +111,7 @@ class TestDescriptors:
         snapshot = guest.snapshot()
         assert self.set_gdt(guest, [guest.mfn(GDT)], 2) == -EINVAL
         assert guest.entry(GDT, 1) == CODE_RING_0
-        assert guest.memory.descriptor(0, 1 << 3) == 0
+        assert find_descriptor(guest.vcpu, 1 << 3) == 0
         guest.put(bytes(8))
         assert guest.snapshot()[PAGE_SIZE * 7 :] == snapshot[PAGE_SIZE * 7 :]
 

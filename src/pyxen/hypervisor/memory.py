@@ -238,12 +238,6 @@ class Memory:
         else:
             self.words[self.gdt_entries + vcpu * VCPU_PAGES + page] = 0
 
-    def descriptor(self, vcpu: int, selector: int) -> int:
-        """The descriptor that a selector names in the vCPU's GDT."""
-        index = selector >> 3
-        entry = self.words[self.gdt_entries + vcpu * VCPU_PAGES + index // ENTRIES]
-        return self.words[(entry >> 12 & 0xFFFFFFFFFF) * ENTRIES + index % ENTRIES]
-
     # Frames of the domain
 
     def is_domains(self, mfn: int) -> bool:

@@ -7,7 +7,6 @@ from typing import Final
 
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 4096
-PAGE_MASK: Final = 0xFFFFFFFFFFFFF000
 
 PRESENT: Final = 0x001
 RW: Final = 0x002

@@ -54,10 +54,6 @@ _CPU_ENV: Final = machine_code.ENVIRONMENT
 
 _EXIT_CHECK: Final = "check_exit_request_x86_64"
 _EXIT_HELPER: Final = "helper_check_exit_request_x86_64"
-_SYSCALL_HELPER: Final = "helper_syscall_x86_64"
-_SYSENTER_HELPER: Final = "helper_sysenter_x86_64"
-_STEP_HELPER: Final = "helper_rechecking_single_step_x86_64"
-_SEGMENT_HELPER: Final = "helper_load_seg_x86_64"
 _R_X86_64_64: Final = 1
 _R_X86_64_GLOB_DAT: Final = 6
 _R_X86_64_JUMP_SLOT: Final = 7
