@@ -26,6 +26,7 @@ from pyxen.hypervisor.instruments import Instrument, PortStatistics, Statistics
 from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PRESENT, RW
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.toolstack import lifecycle
+from pyxen.toolstack.running import RunningDomain
 
 LIMIT = 300.0
 L1, L4 = 1, 4
@@ -288,6 +289,7 @@ def run_observed(
     vcpus: int = 1,
     limit: float = LIMIT,
     observer: Observer | None = None,
+    started: Callable[[RunningDomain], None] = lambda running: None,
 ) -> tuple[Observer, lifecycle.Outcome]:
     """Run a guest to its end."""
     observer = observer or Observer()
@@ -302,7 +304,7 @@ def run_observed(
         restart_on_reboot=False,
     )
     with _switch_interval_kept():
-        return observer, lifecycle.run(options, observer, [observer])
+        return observer, lifecycle.run(options, observer, [observer], started)
 
 
 @contextmanager

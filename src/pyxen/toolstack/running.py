@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class RunningDomain:
-    """See the module."""
+    """See the module. ``client`` is the store's, for the thread of the vCPUs alone."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class RunningDomain:
     ) -> None:
         self.domid = domain.domid
         self._domain = domain
-        self._client = client
+        self.client = client
         self._devices = devices
         self._loop = loop
 
@@ -103,4 +103,4 @@ class RunningDomain:
     def request(self, action: str) -> Future[None]:
         """Ask the guest for a ``poweroff`` or ``reboot``, as ``xl shutdown`` does."""
         path = f"/local/domain/{self.domid}/control/shutdown"
-        return self.call(lambda: self._client.write(path, action))
+        return self.call(lambda: self.client.write(path, action))
