@@ -42,14 +42,16 @@ class RunningDomain:
         self._loop = loop
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
-        """Do this in the thread of the vCPUs; a PyxenError goes into the future."""
+        """Do this in the thread of the vCPUs; what it raises goes into the future."""
         future: Future[Result] = Future()
 
         def attempt() -> None:
             try:
-                future.set_result(work())
-            except PyxenError as error:
+                result = work()
+            except Exception as error:  # the caller's affair, not the guest's
                 future.set_exception(error)
+            else:
+                future.set_result(result)
 
         self._domain.post(attempt)
         return future
