@@ -623,6 +623,17 @@ def test_deadline_ends_an_endless_loop() -> None:
     other.close()
 
 
+def test_alarm_of_a_run_that_has_ended_does_not_end_the_next_one() -> None:
+    engine, _ = make_machine()
+    load(engine, "1: inc %rbx\n jmp 1b\n")
+    engine.set_deadline(engine.read_tsc() + tsc_ticks(0.2))
+    engine.kick()
+    engine.run(engine.cpus[0])
+    time.sleep(0.3)
+    assert library.kick_byte()[0] == 0
+    engine.close()
+
+
 def tsc_ticks(seconds: float) -> int:
     """How far the time-stamp counter goes in this time."""
     read = library.tsc_reader()

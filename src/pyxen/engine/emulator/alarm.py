@@ -88,6 +88,7 @@ class Alarm:
         if library.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._timer)):
             raise PyxenError(f"emulator: no timer: {_last_error()}")
         self._setting = (ctypes.c_int64 * 4)()  # struct itimerspec
+        self._armed = False
         self._setting_address = ctypes.addressof(self._setting)
         self._start_tsc = read_tsc()
         self._start_ns = time.monotonic_ns()
@@ -97,8 +98,15 @@ class Alarm:
         """Kick in so many ticks of the counter from now on, which are more than none."""
         passed_ns = time.monotonic_ns() - self._start_ns
         passed = self._read_tsc() - self._start_tsc
-        left = ticks * passed_ns // max(1, passed) + _EARLY
-        setting = self._setting
-        setting[2] = left // _SECOND
-        setting[3] = left % _SECOND
+        self._arm(ticks * passed_ns // max(1, passed) + _EARLY)
+
+    def clear(self) -> None:
+        """Do not kick any more."""
+        if self._armed:
+            self._arm(0)
+
+    def _arm(self, nanoseconds: int) -> None:
+        self._armed = nanoseconds != 0
+        self._setting[2] = nanoseconds // _SECOND
+        self._setting[3] = nanoseconds % _SECOND
         self._set(self._timer, 0, self._setting_address, None)

@@ -148,6 +148,7 @@ class EmulatorEngine:
         self._set_alarm()
         error = self._start(self._handle, state.words[RIP], 0, 0, 0)
         self._running = False
+        self._alarm.clear()  # or it would end the next run, maybe that of another engine
         self._kick[0] = 0
         state.unpack_flags()
         if self._stepping:
@@ -172,8 +173,8 @@ class EmulatorEngine:
                 self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """For a deadline that comes while guest code runs. An alarm of before does no harm: what
-        ends too early goes on."""
+        """For a deadline that comes while guest code runs. An alarm of before for an earlier one
+        does no harm: who is interrupted too early goes on."""
         if self._deadline != NEVER:
             ticks = self._deadline - self.read_tsc()
             if ticks > 0:
