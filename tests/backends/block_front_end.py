@@ -92,6 +92,7 @@ class FrontEnd:
         *,
         image: Image | None = None,
         limits: Limits | None = None,
+        persistent: bool = True,
         **options: Any,
     ) -> None:
         self.fake = fake
@@ -99,7 +100,9 @@ class FrontEnd:
             assert path is not None
             image = RawImage(path, **options)
         self.image = image
-        self.backend = BlockBackend(fake.doors, BACKEND, FRONTEND, image, limits)
+        self.backend = BlockBackend(
+            fake.doors, BACKEND, FRONTEND, image, limits, persistent=persistent
+        )
         self.rings: list[FrontRing] = []
         self.next_identity = 1
         fake.store.write(f"{BACKEND}/state", "1")

@@ -39,7 +39,11 @@ _COUNTERS: Final = (
 
 
 class BlockBackend(Backend):
-    """Serves an image, which it closes at its end."""
+    """Serves an image, which it closes at its end.
+
+    ``persistent`` offers persistent grants. A front end that uses them copies all data to and from
+    the pages that it keeps for that; an emulated one is slower by it than by mapping each time.
+    """
 
     kind: ClassVar[str] = "vbd"
 
@@ -52,8 +56,10 @@ class BlockBackend(Backend):
         limits: Limits | None = None,
         *,
         cdrom: bool = False,
+        persistent: bool = False,
     ) -> None:
         super().__init__(doors, backend_path, frontend_path)
+        self._persistent = persistent
         self.image = image
         self.limits = limits or Limits()
         self.counters = dict.fromkeys(_COUNTERS, 0)
@@ -69,7 +75,7 @@ class BlockBackend(Backend):
             "feature-flush-cache": flushes,
             "feature-barrier": flushes,
             "feature-discard": str(int(image.discards)),
-            "feature-persistent": "1",
+            "feature-persistent": str(int(self._persistent)),
             "feature-max-indirect-segments": str(MAX_INDIRECT_SEGMENTS),
             "max-ring-page-order": str(MAX_RING_PAGE_ORDER),
             "multi-queue-max-queues": str(MAX_QUEUES),
@@ -86,7 +92,8 @@ class BlockBackend(Backend):
             raise BackendError(f"the protocol {protocol!a} is not served, only {_NATIVE_PROTOCOL}")
         queues = self.read_frontend_int("multi-queue-num-queues", 1, 1, MAX_QUEUES)
         pages = 1 << self.read_frontend_int("ring-page-order", 0, 0, MAX_RING_PAGE_ORDER)
-        persistent = bool(self.read_frontend_int("feature-persistent", 0, 0, 1))
+        wanted = self.read_frontend_int("feature-persistent", 0, 0, 1)  # whether offered or not
+        persistent = self._persistent and bool(wanted)
         for number in range(queues):
             self._connect_queue(f"queue-{number}/" if queues > 1 else "", pages, persistent)
         self.image.size = self.image.measure()

@@ -104,7 +104,8 @@ class Request:
                 raise BadRequest(BLKIF_RSP_ERROR, f"indirect operation {self.operation}")
             self._take_segments(_indirect_segments(entry, grants))
         elif form == BLKIF_OP_DISCARD:
-            self.size = BLKIF_REQUEST_DISCARD.unpack_from(entry)[-1] * SECTOR
+            *_, sectors = BLKIF_REQUEST_DISCARD.unpack_from(entry)
+            self.size = sectors * SECTOR
         else:
             raise BadRequest(BLKIF_RSP_EOPNOTSUPP, f"operation {form}")
 

@@ -2,10 +2,10 @@
 """Disks as xl's users write them: ``/images/root.img,raw,xvda,rw``.
 
 A specification is a list with commas: up to four parameters by position (target, format, vdev,
-access), others by name, and flags. ``target=`` takes all that follows. Three names are pyxen's own:
-``cache=writeback`` or ``writethrough``, ``sector-size=512`` or ``4096``, and ``rate=`` as for
-network cards. A target that is no absolute path is taken from the working directory; xl would look
-in ``/dev``.
+access), others by name, and flags. ``target=`` takes all that follows. Four names are pyxen's own:
+``cache=writeback`` or ``writethrough``, ``sector-size=512`` or ``4096``, ``persistent-grants=1``,
+and ``rate=`` as for network cards. A target that is no absolute path is taken from the working
+directory; xl would look in ``/dev``.
 
 The *vdev* names the disk to the guest, which is told a number: ``xvda`` is 202 << 8, as Linux's
 device numbers once were. Reference: ``xl-disk-configuration(5)``, ``xen-vbd-interface(7)``.
@@ -41,6 +41,7 @@ _KEYS: Final = (
     "script",
     "specification",
     "cache",
+    "persistent-grants",
     "rate",
     "sector-size",
 )
@@ -71,6 +72,7 @@ class DiskConfig:
     direct_io_safe: bool = False
     writethrough: bool = False
     sector_size: int = 512
+    persistent: bool = False
     rate: RateLimit | None = None
 
     def backend_nodes(self) -> dict[str, str]:
@@ -199,6 +201,7 @@ def _config(given: dict[str, str]) -> DiskConfig:
         direct_io_safe="direct-io-safe" in given,
         writethrough=_one_of(given, "cache", ("writeback", "writethrough")) == "writethrough",
         sector_size=int(_one_of(given, "sector-size", ("512", "4096"))),
+        persistent=_one_of(given, "persistent-grants", ("0", "1")) == "1",
         rate=parse_rate(given["rate"]) if given.get("rate") else None,
     )
 

@@ -34,7 +34,15 @@ def make_vbd(
             transferred=Allowance(rate.bytes_per_interval, rate.interval_us * _MICROSECONDS)
         )
     image = _open_image(config)
-    return BlockBackend(doors, backend_path, frontend_path, image, limits, cdrom=config.cdrom)
+    return BlockBackend(
+        doors,
+        backend_path,
+        frontend_path,
+        image,
+        limits,
+        cdrom=config.cdrom,
+        persistent=config.persistent,
+    )
 
 
 def _open_image(config: DiskConfig) -> Image:
