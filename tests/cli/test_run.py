@@ -30,6 +30,7 @@ STATISTICS = Statistics(
     guest_ns=1_500_000_000,
     idle_ns=200_000_000,
     wall_ns=2_000_000_000,
+    devices={"vbd-51712": {"reads": 7}},
 )
 
 
@@ -135,6 +136,27 @@ def test_a_missing_image_is_one_line(
     assert main(("run", "--image", "none")) == 1
     error = capsys.readouterr().err
     assert error.startswith("pyxen: no image none")
+    assert error.count("\n") == 1
+    assert not lifecycle.options
+
+
+@pytest.mark.parametrize(
+    ("option", "spec", "message"),
+    (
+        ("--disk", "/a,raw,vda", "disk '/a,raw,vda': vdev: 'vda' is no name of a disk"),
+        ("--net", "mac=1", "net 'mac=1': mac: '1' is not like 00:16:3e:12:34:56"),
+    ),
+)
+def test_a_bad_device_is_one_line(
+    lifecycle: Lifecycle,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    spec: str,
+    message: str,
+) -> None:
+    assert run(option, spec) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"pyxen: {message}")
     assert error.count("\n") == 1
     assert not lifecycle.options
 
@@ -266,6 +288,9 @@ def test_the_table_of_figures(lifecycle: Lifecycle, capfd: pytest.CaptureFixture
         "in the hypervisor 300.0 15.0",
         "idle 200.0 10.0",
         "in all 2000.0 100.0",
+        "",
+        "vbd-51712 count",
+        "reads 7",
     ]
 
 

@@ -13,13 +13,14 @@ _MILLISECOND = 1_000_000  # nanoseconds
 
 
 def table(statistics: Statistics) -> str:
-    """Hypercalls and traps by the time they took, then where the time of the run went."""
+    """Hypercalls and traps by the time they took, where the time of the run went, and devices."""
     sections = (
         *_counted("hypercall", statistics.hypercalls),
         "",
         *_counted("trap", statistics.traps),
         "",
         *_times(statistics),
+        *_devices(statistics),
     )
     return "\n".join(sections)
 
@@ -47,6 +48,15 @@ def _times(statistics: Statistics) -> list[str]:
         _line(name, "", f"{spent / _MILLISECOND:.1f}", f"{100 * spent / wall if wall else 0:.1f}")
         for name, spent in parts
     ]
+
+
+def _devices(statistics: Statistics) -> list[str]:
+    """The counters of each device's back end."""
+    lines = []
+    for device, counters in statistics.devices.items():
+        lines += ["", _line(device, "count", "", "")]
+        lines += [_line(name, str(value), "", "") for name, value in counters.items()]
+    return lines
 
 
 def _line(name: str, count: str, total: str, mean: str) -> str:
