@@ -12,9 +12,15 @@ from typing import Any, Final
 
 from pyxen.backends.doors import Doors
 from pyxen.backends.xenbus import Backend
-from pyxen.toolstack.devices.vbd import make_vbd
 
 Factory = Callable[[Doors, str, str, Any], Backend]
 """Of doors, back end's path, front end's path, and the configuration of the device."""
 
-FACTORIES: Final[dict[str, Factory]] = {"vbd": make_vbd}
+
+def _make_vbd(doors: Doors, backend_path: str, frontend_path: str, config: Any) -> Backend:
+    from pyxen.toolstack.devices.vbd import make_vbd  # runs without disks need not load it
+
+    return make_vbd(doors, backend_path, frontend_path, config)
+
+
+FACTORIES: Final[dict[str, Factory]] = {"vbd": _make_vbd}

@@ -2,10 +2,10 @@
 """Disks as xl's users write them: ``/images/root.img,raw,xvda,rw``.
 
 A specification is a list with commas: up to four parameters by position (target, format, vdev,
-access), others by name, and flags. ``target=`` takes all that follows. Four names are pyxen's own:
+access), others by name, and flags. ``target=`` takes all that follows. Five names are pyxen's own:
 ``cache=writeback`` or ``writethrough``, ``sector-size=512`` or ``4096``, ``persistent-grants=1``,
-and ``rate=`` as for network cards. A target that is no absolute path is taken from the working
-directory; xl would look in ``/dev``.
+``rate=`` as for network cards, and ``iops=``, requests in a second. A target that is no absolute
+path is taken from the working directory; xl would look in ``/dev``.
 
 The *vdev* names the disk to the guest, which is told a number: ``xvda`` is 202 << 8, as Linux's
 device numbers once were. Reference: ``xl-disk-configuration(5)``, ``xen-vbd-interface(7)``.
@@ -41,6 +41,7 @@ _KEYS: Final = (
     "script",
     "specification",
     "cache",
+    "iops",
     "persistent-grants",
     "rate",
     "sector-size",
@@ -74,6 +75,7 @@ class DiskConfig:
     sector_size: int = 512
     persistent: bool = False
     rate: RateLimit | None = None
+    iops: int | None = None
 
     def backend_nodes(self) -> dict[str, str]:
         """What the tool stack writes for the back end, as libxl does."""
@@ -203,7 +205,15 @@ def _config(given: dict[str, str]) -> DiskConfig:
         sector_size=int(_one_of(given, "sector-size", ("512", "4096"))),
         persistent=_one_of(given, "persistent-grants", ("0", "1")) == "1",
         rate=parse_rate(given["rate"]) if given.get("rate") else None,
+        iops=_parse_iops(given["iops"]) if given.get("iops") else None,
     )
+
+
+def _parse_iops(text: str) -> int:
+    """Requests in a second."""
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise PyxenError(f"iops: {text!r} is no number of requests in a second")
+    return int(text)
 
 
 def _one_of(given: dict[str, str], key: str, values: tuple[str, ...]) -> str:

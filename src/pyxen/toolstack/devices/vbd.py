@@ -27,22 +27,28 @@ def make_vbd(
     """Raises PyxenError if the image cannot be opened, or is in use."""
     if config.image_format == "empty":
         raise PyxenError(f"disk {config.vdev}: a drive without a medium is of no use to PV guests")
-    limits = None
-    if config.rate is not None:
-        rate = config.rate
-        limits = Limits(
-            transferred=Allowance(rate.bytes_per_interval, rate.interval_us * _MICROSECONDS)
-        )
     image = _open_image(config)
     return BlockBackend(
         doors,
         backend_path,
         frontend_path,
         image,
-        limits,
+        _limits(config),
         cdrom=config.cdrom,
         persistent=config.persistent,
     )
+
+
+def _limits(config: DiskConfig) -> Limits:
+    operations = transferred = None
+    if config.iops is not None:
+        # Of a tenth of a second at once, or one.
+        amount = max(1, config.iops // 10)
+        operations = Allowance(amount, amount / config.iops)
+    if config.rate is not None:
+        rate = config.rate
+        transferred = Allowance(rate.bytes_per_interval, rate.interval_us * _MICROSECONDS)
+    return Limits(operations, transferred)
 
 
 def _open_image(config: DiskConfig) -> Image:
