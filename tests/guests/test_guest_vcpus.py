@@ -34,13 +34,14 @@ def test_vcpus_go_and_come_back(start_cloud: StartGuest) -> None:
     assert not re.search(COMPLAINTS, guest.check("dmesg"))
 
 
-def test_forty_vcpus(start_cloud: StartGuest) -> None:
-    guest = start_cloud("--vcpus", "40", "--memory", "512")
+@pytest.mark.parametrize("vcpus", [40, 64])
+def test_many_vcpus(start_cloud: StartGuest, vcpus: int) -> None:
+    guest = start_cloud("--vcpus", str(vcpus), "--memory", "512")
     guest.open_shell()
-    assert guest.check("nproc") == "40"
-    assert guest.check("cat /sys/devices/system/cpu/online") == "0-39"
-    last = guest.check("taskset -c 39 cat /proc/self/stat | cut -d' ' -f39")
-    assert last == "39"
+    assert guest.check("nproc") == str(vcpus)
+    assert guest.check("cat /sys/devices/system/cpu/online") == f"0-{vcpus - 1}"
+    last = guest.check(f"taskset -c {vcpus - 1} cat /proc/self/stat | cut -d' ' -f39")
+    assert last == str(vcpus - 1)
     assert not re.search(COMPLAINTS, guest.check("dmesg"))
 
 
