@@ -8,6 +8,8 @@ import re
 import pytest
 from guest import StartGuest
 
+from pyxen.toolstack import images
+
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 
@@ -27,8 +29,10 @@ def test_memory_is_as_large_as_asked_for(start_cloud: StartGuest, mebibytes: int
 
 
 @pytest.mark.parametrize("vcpus", [2, 4])
-def test_vcpus_work_side_by_side(start_cloud: StartGuest, vcpus: int) -> None:
-    guest = start_cloud("--vcpus", str(vcpus))
+def test_vcpus_work_side_by_side(
+    start_guest: StartGuest, debian_image: images.Image, vcpus: int
+) -> None:
+    guest = start_guest("--image", debian_image.name, "--vcpus", str(vcpus))
     guest.open_shell()
     assert guest.check("nproc") == str(vcpus)
     # On each CPU a process of its own counts, and starts others.

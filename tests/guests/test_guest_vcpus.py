@@ -45,14 +45,20 @@ def test_many_vcpus(start_cloud: StartGuest, vcpus: int) -> None:
     assert not re.search(COMPLAINTS, guest.check("dmesg"))
 
 
-@pytest.mark.parametrize("vcpus", [1, 4])
-def test_an_idle_guest_costs_next_to_nothing(start_cloud: StartGuest, vcpus: int) -> None:
+@pytest.mark.parametrize(("vcpus", "share"), [(1, 0.01), (4, 0.03)])
+def test_an_idle_guest_costs_next_to_nothing(
+    start_cloud: StartGuest, vcpus: int, share: float
+) -> None:
     guest = start_cloud("--vcpus", str(vcpus))
     guest.open_shell()
-    time.sleep(2)
-    before = _processor_seconds(guest)
-    time.sleep(10)
-    assert _processor_seconds(guest) - before < 0.3
+    shares = []
+    for _ in range(6):  # a guest that has just booted, or a busy host, needs some time
+        before = _processor_seconds(guest)
+        time.sleep(10)
+        shares.append((_processor_seconds(guest) - before) / 10)
+        if shares[-1] < share:
+            return
+    pytest.fail(f"a share of the processor in each ten seconds: {shares}")
 
 
 def _processor_seconds(guest: Guest) -> float:
