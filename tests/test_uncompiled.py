@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Without compiled parts pyxen does the same: the tests of Xen and the engine on the .py files."""
+"""Without compiled parts pyxen does the same: the tests of what they do on the .py files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyxen
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(pyxen.__file__).parent
-TESTS = ("tests/hypervisor", "tests/engine")
+TESTS = ("tests/hypervisor", "tests/engine", "tests/backends")
 # Arguments: where pyxen lies, the modules with a compiled form, then pytest's. A compiled module
 # that was loaded is told.
 RUN = """
