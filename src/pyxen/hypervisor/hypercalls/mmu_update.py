@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-from pyxen.abi.errno import ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import EFAULT, ENOSYS, EPERM, ESRCH
 from pyxen.abi.xen import (
     DOMID_IO,
     DOMID_SELF,
@@ -22,7 +22,7 @@ from pyxen.abi.xen import (
 )
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.addresses import UINT32
+from pyxen.hypervisor.addresses import UINT32, is_guest_address
 from pyxen.hypervisor.continuation import Continuation
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
@@ -43,29 +43,44 @@ def mmu_update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -
     Pages of DOMID_IO are devices; a domain without any gets nothing there, but is not refused.
     """
     count &= UINT32
-    before = done_before(vcpu, done, count)
+    before = done_before(vcpu, done, count) if count & PREEMPTED else 0
     count &= ~PREEMPTED
-    guest_access.check_handle(requests)
-    table_owner = (domains >> 16 & 0xFFFF) - 1
-    own_tables = table_owner in (-1, vcpu.domain.domid)
-    if not own_tables and table_owner != _DOM0:
-        raise XenError(ESRCH)
-    page_owner = domains & 0xFFFF
+    if not is_guest_address(requests):
+        raise XenError(EFAULT)
     tables = vcpu.domain.pagetables
     tables.done = 0
+    if domains & UINT32 != DOMID_SELF:
+        _check_table_owner(vcpu, domains >> 16 & 0xFFFF)
     try:
-        if page_owner not in (DOMID_SELF, DOMID_IO, DOMID_XEN, _DOM0):
-            raise XenError(ESRCH)
-        if own_tables and page_owner in (DOMID_SELF, DOMID_IO):
-            tables.apply_batch(vcpu, requests, count, page_owner == DOMID_IO)
-        elif count:
-            _refuse(vcpu, requests)
+        if domains & UINT32 == DOMID_SELF:
+            tables.apply_batch(vcpu, requests, count, False)
+        else:
+            _apply_for_others(vcpu, requests, count, domains)
     finally:
-        store_done(vcpu, done, before + tables.done)
+        if done:
+            store_done(vcpu, done, before + tables.done)
     if tables.done < count:
         rest = requests + _REQUEST * tables.done & _MASK
         raise Continuation(rest, count - tables.done | PREEMPTED, done, domains)
     return 0
+
+
+def _check_table_owner(vcpu: Vcpu, number: int) -> None:
+    """0, or a domain's number plus one. Raises ESRCH for a domain that is not."""
+    if number and number - 1 not in (vcpu.domain.domid, _DOM0):
+        raise XenError(ESRCH)
+
+
+def _apply_for_others(vcpu: Vcpu, requests: int, count: int, domains: int) -> None:
+    """Pages that are not the guest's own, or whose tables are not."""
+    page_owner = domains & 0xFFFF
+    if page_owner not in (DOMID_SELF, DOMID_IO, DOMID_XEN, _DOM0):
+        raise XenError(ESRCH)
+    own_tables = (domains >> 16 & 0xFFFF) - 1 in (-1, vcpu.domain.domid)
+    if own_tables and page_owner in (DOMID_SELF, DOMID_IO):
+        vcpu.domain.pagetables.apply_batch(vcpu, requests, count, page_owner == DOMID_IO)
+    elif count:
+        _refuse(vcpu, requests)
 
 
 def _refuse(vcpu: Vcpu, request: int) -> None:
