@@ -15,40 +15,33 @@ from a folder.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import re
-import shutil
-import signal
-import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from guests import (
-    MEMORY_MIB,
-    QEMU,
     BenchError,
     Contender,
-    host_cpu,
+    Figures,
+    build_program,
+    check_tools,
+    circumstances,
+    comparison,
+    measure,
+    medians_of,
+    parser,
     pyxen,
     qemu,
-    qemu_version,
     run_guest,
+    run_script,
 )
-
-try:
-    from pyxen.builder.image import load_kernel
-    from pyxen.errors import PyxenError
-    from pyxen.toolstack import images
-    from pyxen.toolstack.images import cpio
-    from pyxen.toolstack.images.modules import load_order, release_folder
-    from pyxen.toolstack.images.packages import Apt, unpack
-except ModuleNotFoundError as error:
-    sys.exit(f"block: {error.name} is not installed for this Python: run `make bench`")
+from pyxen.builder.image import load_kernel
+from pyxen.toolstack import images
+from pyxen.toolstack.images import cpio
+from pyxen.toolstack.images.modules import load_order, release_folder
+from pyxen.toolstack.images.packages import Apt, unpack
 
 MEASURES = (
     "random-read",
@@ -66,54 +59,26 @@ IMAGE_SIZE = 512 << 20
 CMDLINE = "quiet panic=-1 rdinit=/block"
 MODULES = {"pyxen": ("xen-blkfront",), PEER: ("virtio-pci", "virtio-blk")}
 
-Figures = dict[str, dict[str, list[float]]]
-"""MiB per second of each run, by contender and measure."""
-
 
 def main() -> int:
-    arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyxen-bench-") as folder:
-            contenders = prepare(arguments, Path(folder))
-            figures = measure(contenders, arguments.runs)
-        result = summary(figures, arguments)
-        print(table(result))
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    except (BenchError, PyxenError, OSError, subprocess.SubprocessError) as error:
-        print(f"block: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure a disk under pyxen and under QEMU.")
-    parser.add_argument("--runs", type=int, default=3, help="of each (default: %(default)s)")
-    parser.add_argument("--image", default="debian", help="the guest (default: %(default)s)")
-    parser.add_argument(
+    options = parser("Measure a disk under pyxen and under QEMU.")
+    options.add_argument(
         "--modules", metavar="FOLDER", type=Path, help="the kernel's modules, or its package's root"
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to a file")
-    return parser
+    return run_script(options.parse_args(), measure_all, table)
+
+
+def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    contenders = prepare(arguments, folder)
+    return summary(measure(contenders, MEASURES, arguments.runs, read_figures), arguments)
 
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> list[Contender]:
     """Build what the guests run, and return how each is started. Raises BenchError."""
-    missing = [
-        f"no {tool} here: install your distribution's package of {what}"
-        for tool, what in ((QEMU, "QEMU for x86"), ("gcc", "gcc"))
-        if shutil.which(tool) is None
-    ]
-    if missing:
-        raise BenchError("\nblock: ".join(missing))
+    check_tools()
     image = images.find(arguments.image)
     release = release_folder(arguments.modules or _fetch_modules(image, folder))
-    program = folder / "block"
-    command = ["gcc", "-O2", "-static", "-pthread", "-o", program, SOURCES / "block.c"]
-    subprocess.run(command, check=True)
+    program = build_program(SOURCES / "block.c", folder / "block")
     for name, modules in MODULES.items():
         _write_ramdisk(folder / name, program, release, modules)
         with (folder / f"{name}.img").open("wb") as stream:
@@ -140,11 +105,11 @@ def _fetch_modules(image: images.Image, folder: Path) -> Path:
     return root
 
 
-def _write_ramdisk(path: Path, program: Path, release: Path, modules: tuple[str, ...]) -> None:
+def _write_ramdisk(path: Path, program: bytes, release: Path, modules: tuple[str, ...]) -> None:
     entries = {
         "/dev": cpio.folder(),
         "/dev/console": cpio.character_device(5, 1),
-        "/block": cpio.file(program.read_bytes(), 0o755),
+        "/block": cpio.file(program, 0o755),
         "/modules": cpio.folder(),
     }
     for number, module in enumerate(load_order(release, modules)):
@@ -153,37 +118,22 @@ def _write_ramdisk(path: Path, program: Path, release: Path, modules: tuple[str,
         cpio.write_archive(stream, entries)
 
 
-def measure(contenders: list[Contender], runs: int) -> Figures:
-    """Run every contender, one after the other, `runs` times."""
-    figures: Figures = {c.name: {m: [] for m in MEASURES} for c in contenders}
-    for number in range(runs):
-        for contender in contenders:
-            _, output = run_guest(contender, ("BLOCK start", "BLOCK done"))
-            found = dict(re.findall(r"BLOCK ([a-z0-9-]+) ([0-9]+)", output))
-            told = ", ".join(f"{name} {int(kib) / 1024:.1f}" for name, kib in found.items())
-            print(f"run {number + 1}/{runs}: {contender.name}: {told} MiB/s", file=sys.stderr)
-            for name in MEASURES:
-                if int(found.get(name, 0)) <= 0:
-                    raise BenchError(f"{contender.name}: no figure for {name}; it wrote:\n{output}")
-                figures[contender.name][name].append(int(found[name]) / 1024)
-    return figures
+def read_figures(contender: Contender) -> dict[str, float]:
+    """Run a guest; the MiB per second that it prints. Raises BenchError if a figure is missing."""
+    _, output = run_guest(contender, ("BLOCK start", "BLOCK done"))
+    kib = dict(re.findall(r"BLOCK ([a-z0-9-]+) ([0-9]+)", output))
+    for name in MEASURES:
+        if int(kib.get(name, 0)) <= 0:
+            raise BenchError(f"{contender.name}: no figure for {name}; it wrote:\n{output}")
+    return {name: int(value) / 1024 for name, value in kib.items()}
 
 
 def summary(figures: Figures, arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures as data for JSON: MiB per second, and ratios of medians."""
-    medians = {
-        name: {m: statistics.median(values) for m, values in of.items()}
-        for name, of in figures.items()
-    }
+    medians = medians_of(figures)
     ratios = {m: medians["pyxen"][m] / medians[PEER][m] for m in MEASURES}
     return {
-        "image": arguments.image,
-        "runs": arguments.runs,
-        "memory_mib": MEMORY_MIB,
-        "host_cpu": host_cpu(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "qemu": qemu_version(),
+        **circumstances(arguments),
         "mib_per_second": figures,
         "medians": medians,
         "ratios": ratios,
@@ -193,27 +143,9 @@ def summary(figures: Figures, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The figures for people, from what `summary` returns."""
-    lines = [
-        "",
-        f"{result['host_cpu']}, load {result['load_average']:.2f}, "
-        f"Python {result['python']}, {result['qemu']}",
-        f"image {result['image']}, 1 CPU, {result['memory_mib']} MiB; "
-        f"median (lowest-highest) of {result['runs']}, in MiB/s",
-        "",
-        f"{'':<20}{'pyxen':>32}{PEER:>32}{'ratio':>8}",
-    ]
-    for name in MEASURES:
-        cells = "".join(
-            f"{_spread(result['mib_per_second'][who][name]):>32}" for who in ("pyxen", PEER)
-        )
-        missed = "  MISSED" if name in result["target"]["missed"] else ""
-        lines.append(f"{name:<20}{cells}{result['ratios'][name]:>8.2f}{missed}")
-    lines.append(f"\ntarget: at least {TARGET}")
-    return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):,.1f} ({min(values):,.1f}-{max(values):,.1f})"
+    lines = comparison(result, result["mib_per_second"], PEER, "MiB/s", 1)
+    missed = ", ".join(result["target"]["missed"]) or "nothing"
+    return "\n".join([*lines, "", f"target: at least {TARGET}; missed by {missed}"])
 
 
 if __name__ == "__main__":

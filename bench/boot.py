@@ -22,24 +22,21 @@ table and changes no exit status.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from guests import (
-    MEMORY_MIB,
     QEMU,
     BenchError,
     Contender,
-    host_cpu,
+    circumstances,
+    machine_line,
+    medians_of,
     parser,
     pyxen,
     qemu,
-    qemu_version,
     run_guest,
     run_script,
 )
@@ -133,10 +130,7 @@ def measure(contenders: list[Contender], runs: int) -> Times:
 
 def summary(times: Times, arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures as data for JSON: seconds, and ratios of medians."""
-    medians = {
-        name: {m: statistics.median(values) for m, values in of.items()}
-        for name, of in times.items()
-    }
+    medians = medians_of(times)
     ratios = {
         name: {m: medians["pyxen"][m] / seconds for m, seconds in of.items()}
         for name, of in medians.items()
@@ -152,14 +146,8 @@ def summary(times: Times, arguments: argparse.Namespace) -> dict[str, Any]:
         for m, limit in TARGETS.items()
     }
     return {
-        "image": arguments.image,
+        **circumstances(arguments),
         "kernel": str(arguments.kernel) if arguments.kernel else None,
-        "runs": arguments.runs,
-        "memory_mib": MEMORY_MIB,
-        "host_cpu": host_cpu(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "qemu": qemu_version(),
         "seconds": times,
         "medians": medians,
         "ratios": ratios,
@@ -172,8 +160,7 @@ def table(result: dict[str, Any]) -> str:
     kernel = result["kernel"] or f"image {result['image']}"
     lines = [
         "",
-        f"{result['host_cpu']}, load {result['load_average']:.2f}, "
-        f"Python {result['python']}, {result['qemu']}",
+        machine_line(result),
         f"{kernel}, 1 CPU, {result['memory_mib']} MiB; warm caches; "
         f"median (lowest-highest) of {result['runs']}, in seconds",
         "",

@@ -12,7 +12,9 @@ import json
 import os
 import platform
 import select
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -80,6 +82,101 @@ def run_script(
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
+
+
+def check_tools() -> None:
+    """Raises BenchError if QEMU or a C compiler is missing."""
+    missing = [
+        f"no {tool} here: install your distribution's package of {what}"
+        for tool, what in ((QEMU, "QEMU for x86"), ("gcc", "gcc"))
+        if shutil.which(tool) is None
+    ]
+    if missing:
+        raise BenchError("; ".join(missing))
+
+
+def build_program(source: Path, program: Path) -> bytes:
+    """A static program for a guest. Raises BenchError with the compiler's message."""
+    done = subprocess.run(
+        ["gcc", "-O2", "-static", "-pthread", "-o", str(program), str(source)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise BenchError(f"gcc cannot build {source}:\n{done.stderr}")
+    return program.read_bytes()
+
+
+Figures = dict[str, dict[str, list[float]]]
+"""The figure of each run, by contender and measure."""
+
+
+def measure(
+    contenders: list[Contender],
+    measures: tuple[str, ...],
+    runs: int,
+    read: Callable[[Contender], dict[str, float]],
+) -> Figures:
+    """Run every contender, one after the other, `runs` times; `read` runs one for its figures."""
+    figures: Figures = {c.name: {m: [] for m in measures} for c in contenders}
+    for number in range(runs):
+        for contender in contenders:
+            found = read(contender)
+            told = ", ".join(f"{name} {value:.1f}" for name, value in found.items())
+            print(f"run {number + 1}/{runs}: {contender.name}: {told}", file=sys.stderr)
+            for name in measures:
+                figures[contender.name][name].append(found[name])
+    return figures
+
+
+def medians_of(figures: Figures) -> dict[str, dict[str, float]]:
+    return {
+        name: {m: statistics.median(values) for m, values in of.items()}
+        for name, of in figures.items()
+    }
+
+
+def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What figures depend on, for the result of a script."""
+    return {
+        "image": arguments.image,
+        "runs": arguments.runs,
+        "memory_mib": MEMORY_MIB,
+        "host_cpu": host_cpu(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "qemu": qemu_version(),
+    }
+
+
+def machine_line(result: dict[str, Any]) -> str:
+    return (
+        f"{result['host_cpu']}, load {result['load_average']:.2f}, "
+        f"Python {result['python']}, {result['qemu']}"
+    )
+
+
+def comparison(
+    result: dict[str, Any], figures: Figures, peer: str, unit: str, decimals: int
+) -> list[str]:
+    """Lines of a table of pyxen beside a peer, with the result's ratios."""
+    lines = [
+        "",
+        machine_line(result),
+        f"image {result['image']}, 1 CPU, {result['memory_mib']} MiB; "
+        f"median (lowest-highest) of {result['runs']}, in {unit}",
+        "",
+        f"{'':<20}{'pyxen':>32}{peer:>32}{'ratio':>8}",
+    ]
+    for name, ratio in result["ratios"].items():
+        cells = "".join(f"{spread(figures[who][name], decimals):>32}" for who in ("pyxen", peer))
+        lines.append(f"{name:<20}{cells}{ratio:>8.2f}")
+    return lines
+
+
+def spread(values: list[float], decimals: int) -> str:
+    """Median, lowest and highest."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{decimals}f} ({low:,.{decimals}f}-{high:,.{decimals}f})"
 
 
 def pyxen(kernel: Path, ramdisk: Path, cmdline: str) -> Contender:

@@ -16,28 +16,28 @@ It installs nothing; it tells what is missing, with exit status 1.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import re
-import shutil
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from guests import (
-    MEMORY_MIB,
-    QEMU,
     BenchError,
     Contender,
-    host_cpu,
+    Figures,
+    build_program,
+    check_tools,
+    circumstances,
+    comparison,
+    measure,
+    medians_of,
     parser,
     pyxen,
     qemu,
-    qemu_version,
     run_guest,
     run_script,
+    spread,
 )
 from pyxen.builder.image import load_kernel
 from pyxen.testing.kernels import build_kernel, run_kernel
@@ -50,9 +50,6 @@ CMDLINE = "quiet panic=-1 rdinit=/latency"
 HYPERCALLS = ("null-hypercall", "multicall-entry")
 PEER = "qemu q35"
 
-Figures = dict[str, dict[str, list[float]]]
-"""Nanoseconds of each run, by contender and measure."""
-
 
 def main() -> int:
     options = parser("Measure what traps cost under pyxen and under QEMU.")
@@ -60,59 +57,31 @@ def main() -> int:
 
 
 def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    figures = measure(prepare(arguments.image, folder), arguments.runs)
+    contenders = prepare(arguments.image, folder)
+    figures = measure(contenders, MEASURES, arguments.runs, read_figures)
     return summary(figures, measure_hypercalls(arguments.runs), arguments)
 
 
 def prepare(image_name: str, folder: Path) -> list[Contender]:
     """Build what the guests run, and return how each is started. Raises BenchError."""
-    missing = [
-        f"no {tool} here: install your distribution's package of {what}"
-        for tool, what in ((QEMU, "QEMU for x86"), ("gcc", "gcc"))
-        if shutil.which(tool) is None
-    ]
-    if missing:
-        raise BenchError("\nhypercalls: ".join(missing))
+    check_tools()
     image = images.find(image_name)
     vmlinux, ramdisk = folder / "vmlinux", folder / "ramdisk"
     vmlinux.write_bytes(load_kernel(image.kernel).elf.data)
-    program = _compile(SOURCES / "latency.c", folder / "latency")
+    program = build_program(SOURCES / "latency.c", folder / "latency")
     with ramdisk.open("wb") as stream:
         cpio.write_archive(
             stream,
             {
                 "/dev": cpio.folder(),
                 "/dev/console": cpio.character_device(5, 1),
-                "/latency": cpio.file(program.read_bytes(), 0o755),
+                "/latency": cpio.file(program, 0o755),
             },
         )
     return [
         pyxen(image.kernel, ramdisk, CMDLINE),
         qemu("q35", vmlinux, ramdisk, CMDLINE),
     ]
-
-
-def _compile(source: Path, program: Path) -> Path:
-    done = subprocess.run(
-        ["gcc", "-O2", "-static", "-o", str(program), str(source)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise BenchError(f"gcc cannot build {source}:\n{done.stderr}")
-    return program
-
-
-def measure(contenders: list[Contender], runs: int) -> Figures:
-    """Run every contender, one after the other, `runs` times."""
-    figures: Figures = {c.name: {m: [] for m in MEASURES} for c in contenders}
-    for number in range(runs):
-        for contender in contenders:
-            found = read_figures(contender)
-            told = ", ".join(f"{name} {ns:.0f} ns" for name, ns in found.items())
-            print(f"run {number + 1}/{runs}: {contender.name}: {told}", file=sys.stderr)
-            for name in MEASURES:
-                figures[contender.name][name].append(found[name])
-    return figures
 
 
 def read_figures(contender: Contender) -> dict[str, float]:
@@ -146,54 +115,25 @@ def summary(
     figures: Figures, hypercalls: dict[str, list[float]], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """All figures as data for JSON: nanoseconds, and ratios of medians."""
-    medians = {
-        name: {m: statistics.median(values) for m, values in of.items()}
-        for name, of in figures.items()
-    }
-    ratios = {m: medians["pyxen"][m] / medians[PEER][m] for m in MEASURES}
+    medians = medians_of(figures)
     null = {name: statistics.median(values) for name, values in hypercalls.items()}
     return {
-        "image": arguments.image,
-        "runs": arguments.runs,
-        "memory_mib": MEMORY_MIB,
-        "host_cpu": host_cpu(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "qemu": qemu_version(),
+        **circumstances(arguments),
         "nanoseconds": {**figures, "hypercalls": hypercalls},
         "medians": {**medians, "hypercalls": null},
-        "ratios": ratios,
+        "ratios": {m: medians["pyxen"][m] / medians[PEER][m] for m in MEASURES},
         "hypercall_ratios": {name: ns / medians[PEER]["system-call"] for name, ns in null.items()},
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """The figures for people, from what `summary` returns."""
-    medians = result["medians"]
-    lines = [
-        "",
-        f"{result['host_cpu']}, load {result['load_average']:.2f}, "
-        f"Python {result['python']}, {result['qemu']}",
-        f"image {result['image']}, 1 CPU, {result['memory_mib']} MiB; "
-        f"median (lowest-highest) of {result['runs']}, in ns",
-        "",
-        f"{'':<20}{'pyxen':>32}{PEER:>32}{'ratio':>8}",
-    ]
-    for name in MEASURES:
-        cells = "".join(
-            f"{_spread(result['nanoseconds'][who][name]):>32}" for who in ("pyxen", PEER)
-        )
-        lines.append(f"{name:<20}{cells}{result['ratios'][name]:>8.2f}")
-    lines.append("")
-    for name in medians["hypercalls"]:
-        ratio = result["hypercall_ratios"][name]
-        spread = _spread(result["nanoseconds"]["hypercalls"][name])
-        lines.append(f"{name:<20}{spread:>32}{'(its system call)':>32}{ratio:>8.2f}")
+    figures = result["nanoseconds"]
+    lines = [*comparison(result, figures, PEER, "ns", 0), ""]
+    for name, ratio in result["hypercall_ratios"].items():
+        told = spread(figures["hypercalls"][name], 0)
+        lines.append(f"{name:<20}{told:>32}{'(its system call)':>32}{ratio:>8.2f}")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
 
 
 if __name__ == "__main__":
