@@ -164,11 +164,6 @@ class EventChannels:
         if index >= len(self._vcpus):
             raise XenError(ENOENT)
 
-    def check_domain(self, domid: int) -> None:
-        """Raises EPERM for domain 0, ESRCH for one that does not exist."""
-        if not self._domain.is_self(domid):
-            raise XenError(EPERM if domid == BACK_END_DOMAIN else ESRCH)
-
     # Binding
 
     def alloc_unbound(self, remote_domain: int) -> int:
@@ -311,7 +306,7 @@ class EventChannels:
         if domid == BACK_END_DOMAIN:
             groups = max(self.back_end_ports, default=0) // GROUP + 1
             raise XenError(EPERM if number < groups * GROUP else EINVAL)
-        self.check_domain(domid)
+        self._domain.check_is_self(domid)
         self._check_exists(number)
         ports = self.ports
         state = ports.state[number]

@@ -18,7 +18,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from pyxen.engine.emulator import machine_code
-from pyxen.engine.emulator.state import DR0
+from pyxen.engine.emulator.state import DR0, DR6
 
 if TYPE_CHECKING:
     from pyxen.engine.emulator.state import EmulatedRegisters
@@ -27,7 +27,6 @@ STATUS: Final = 0x400F
 """The bits of DR6 that a trap sets: single step, and the four breakpoints."""
 SINGLE_STEP: Final = 0x4000
 
-_DR6: Final = DR0 + 6
 _DR7: Final = DR0 + 7
 _DR6_CLEAR: Final = 0xFFFF0FF0
 _DR7_CLEAR: Final = 0x400
@@ -46,7 +45,7 @@ class Breakpoints:
         self._state = state
         self._watches: dict[int, machine_code.Watch] = {}
         self.definition: tuple[tuple[int, ...], int] | None = None
-        state.words[_DR6] = _DR6_CLEAR
+        state.words[DR6] = _DR6_CLEAR
         weakref.finalize(self, _free, self._watches)
 
     def load(self, definition: tuple[tuple[int, ...], int] | None) -> None:
@@ -55,7 +54,7 @@ class Breakpoints:
         self._library.cpu_breakpoint_remove_all_x86_64(self._cpu_object, _BP_CPU)
         _free(self._watches)
         addresses, control = definition or ((0,) * 4, 0)
-        words[_DR6] = _DR6_CLEAR
+        words[DR6] = _DR6_CLEAR
         words[_DR7] = _DR7_CLEAR
         for number, address in enumerate(addresses):
             words[DR0 + number] = _NOWHERE
@@ -93,8 +92,8 @@ class Breakpoints:
     def take_status(self) -> int:
         """What QEMU has noted in DR6."""
         words = self._state.words
-        status = words[_DR6] & STATUS
-        words[_DR6] = _DR6_CLEAR
+        status = words[DR6] & STATUS
+        words[DR6] = _DR6_CLEAR
         return status
 
     def enable_watches(self, value: bool) -> None:

@@ -61,7 +61,7 @@ def _store(vcpu: Vcpu, layout: Layout, argument: int, port: int) -> None:
 
 def _alloc_unbound(vcpu: Vcpu, argument: int) -> None:
     domid, remote, _ = _read(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument)
-    vcpu.domain.events.check_domain(domid)
+    vcpu.domain.check_is_self(domid)
     _store(vcpu, abi.EVTCHN_ALLOC_UNBOUND, argument, vcpu.domain.events.alloc_unbound(remote))
 
 
@@ -123,7 +123,7 @@ def _unmask(vcpu: Vcpu, argument: int) -> None:
 
 def _reset(vcpu: Vcpu, argument: int, *, continued: bool = False) -> None:
     (domid,) = _read(vcpu, abi.EVTCHN_RESET, argument)
-    vcpu.domain.events.check_domain(domid)
+    vcpu.domain.check_is_self(domid)
     if not vcpu.domain.events.reset(vcpu, continued=continued):
         raise Continuation(_RESET_CONT, argument)
 

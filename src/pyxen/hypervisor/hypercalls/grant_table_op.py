@@ -23,9 +23,10 @@ from pyxen.hypervisor.own_grants import map_own, reserve_handle, unmap_own
 from pyxen.hypervisor.page_flags import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pyxen.abi.layout import Layout
+    from pyxen.hypervisor.grants import GrantTable
     from pyxen.hypervisor.vcpu import Vcpu
 
 _NAMES: Final = {number: f"grant_table_op.{name}" for number, name in abi.GNTTABOP_NAMES.items()}
@@ -94,39 +95,45 @@ def _check_domain(vcpu: Vcpu, domid: int) -> int:
 
 
 def _setup_table(vcpu: Vcpu, argument: int) -> None:
+    def frames_of(grants: GrantTable, count: int) -> list[int]:
+        grants.grow(count)
+        return list(grants.mfns[:count])
+
     layout = abi.GNTTAB_SETUP_TABLE
-    domid, frames, _, frame_list = layout.unpack(
-        guest_access.copy_from(vcpu, argument, layout.size)
-    )
-    if not is_guest_address(frame_list):
-        raise XenError(EFAULT)
-    grants = vcpu.domain.grants
-    status = _check_domain(vcpu, domid)
-    if status == abi.GNTST_okay:
-        try:
-            grants.grow(frames)
-        except XenError:
-            status = abi.GNTST_general_error
-        else:
-            status = _store_frames(vcpu, frame_list, list(grants.mfns[:frames]))
+    domid, count, _, frame_list = layout.unpack(guest_access.copy_from(vcpu, argument, layout.size))
+    status = _tell_frames(vcpu, domid, count, frame_list, frames_of)
     _store_status(vcpu, argument + layout.offsets["status"], status)
 
 
 def _get_status_frames(vcpu: Vcpu, argument: int) -> None:
+    def frames_of(grants: GrantTable, count: int) -> list[int]:
+        if count > grants.nr_status_frames:
+            raise XenError(EINVAL)
+        return list(grants.status_mfns[:count])
+
     layout = abi.GNTTAB_GET_STATUS_FRAMES
-    frames, domid, _, frame_list = layout.unpack(
-        guest_access.copy_from(vcpu, argument, layout.size)
-    )
-    if not is_guest_address(frame_list):
-        raise XenError(EFAULT)
-    grants = vcpu.domain.grants
-    status = _check_domain(vcpu, domid)
-    if status == abi.GNTST_okay:
-        if frames > grants.nr_status_frames:
-            status = abi.GNTST_general_error
-        else:
-            status = _store_frames(vcpu, frame_list, list(grants.status_mfns[:frames]))
+    count, domid, _, frame_list = layout.unpack(guest_access.copy_from(vcpu, argument, layout.size))
+    status = _tell_frames(vcpu, domid, count, frame_list, frames_of)
     _store_status(vcpu, argument + layout.offsets["status"], status)
+
+
+def _tell_frames(
+    vcpu: Vcpu,
+    domid: int,
+    count: int,
+    frame_list: int,
+    frames_of: Callable[[GrantTable, int], list[int]],
+) -> int:
+    """Store the first frames of a kind in the guest's list. A status; raises EFAULT."""
+    guest_access.check_handle(frame_list)
+    status = _check_domain(vcpu, domid)
+    if status != abi.GNTST_okay:
+        return status
+    try:
+        mfns = frames_of(vcpu.domain.grants, count)
+    except XenError:
+        return abi.GNTST_general_error
+    return _store_frames(vcpu, frame_list, mfns)
 
 
 def _store_frames(vcpu: Vcpu, frame_list: int, mfns: list[int]) -> int:

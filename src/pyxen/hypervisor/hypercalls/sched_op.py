@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyxen.abi.errno import EFAULT, EINVAL, ENOSYS, EPERM, ESRCH
+from pyxen.abi.errno import EINVAL, ENOSYS, EPERM, ESRCH
 from pyxen.abi.sched import (
     SCHED_POLL,
     SCHED_REMOTE_SHUTDOWN,
@@ -24,7 +24,7 @@ from pyxen.abi.sched import (
 from pyxen.abi.xen import HYPERVISOR_sched_op, HYPERVISOR_sched_op_compat
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import ANY_PORT, MASK, PENDING, Vcpu
 
@@ -99,8 +99,7 @@ def _poll(vcpu: Vcpu, argument: int) -> None:
     )
     if count > _MAX_POLLED:
         raise XenError(EINVAL)
-    if not is_guest_address(ports):
-        raise XenError(EFAULT)
+    guest_access.check_handle(ports)
     view = vcpu.domain.memory.bytes
     if view[vcpu.info + PENDING] and not view[vcpu.info + MASK]:
         return

@@ -10,7 +10,7 @@ from pyxen.abi.arch_x86_64 import (
     VCPU_GUEST_CONTEXT,
     XEN_LEGACY_MAX_VCPUS,
 )
-from pyxen.abi.errno import EEXIST, EFAULT, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
+from pyxen.abi.errno import EEXIST, EINVAL, ENOENT, ENOSYS, ENXIO, ETIME
 from pyxen.abi.sched import SHUTDOWN_poweroff
 from pyxen.abi.vcpu import (
     VCPU_REGISTER_RUNSTATE_MEMORY_AREA,
@@ -37,7 +37,7 @@ from pyxen.abi.vcpu import (
 from pyxen.abi.xen import VCPU_INFO, HYPERVISOR_vcpu_op
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
-from pyxen.hypervisor.addresses import UINT32, is_guest_address
+from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.page_types import WRITABLE
@@ -146,8 +146,7 @@ def _register_time(vcpu: Vcpu, target: Vcpu, argument: int) -> None:
 def _read_address(vcpu: Vcpu, argument: int) -> int:
     layout = VCPU_REGISTER_RUNSTATE_MEMORY_AREA
     (address,) = layout.unpack(guest_access.copy_from(vcpu, argument, layout.size))
-    if not is_guest_address(address):
-        raise XenError(EFAULT)
+    guest_access.check_handle(address)
     return int(address)
 
 
