@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyxen.backends.console import ConsoleBackend, Scrollback
+from pyxen.backends.console import ConsoleRing, OutputBuffer, Scrollback
 
 WRAP = 2**32
 
@@ -70,9 +70,7 @@ class Rig:
         self.guest = guest or FrontEnd()
         self.received = bytearray()
         self.notified = 0
-        self.console = ConsoleBackend(
-            memoryview(self.guest.page), self.notify, self.received.extend
-        )
+        self.console = ConsoleRing(memoryview(self.guest.page), self.notify, self.received.extend)
 
     def notify(self) -> None:
         self.notified += 1
@@ -91,7 +89,7 @@ def test_an_event_without_data_is_not_answered() -> None:
     rig = Rig()
     rig.console.on_event()
     assert rig.notified == 0
-    assert rig.console.statistics().events == 1
+    assert rig.console.counters["events"] == 1
 
 
 def test_a_full_ring_is_legal() -> None:
@@ -100,7 +98,7 @@ def test_a_full_ring_is_legal() -> None:
     assert rig.guest.write(data + b"more") == 2048
     rig.console.on_event()
     assert rig.received == data
-    assert rig.console.statistics().overruns == 0
+    assert rig.console.counters["overruns"] == 0
 
 
 def test_input_beyond_the_ring_waits_for_the_guest() -> None:
@@ -116,7 +114,7 @@ def test_input_beyond_the_ring_waits_for_the_guest() -> None:
         seen += chunk
         rig.console.on_event()
     assert seen == data
-    assert rig.console.statistics().bytes_in == 2500
+    assert rig.console.counters["bytes_in"] == 2500
 
 
 def test_input_to_a_full_ring_sends_no_event() -> None:
@@ -145,7 +143,7 @@ def test_output_that_could_not_be_passed_on_stays_in_the_ring() -> None:
         if len(attempts) == 1:
             raise OSError("full")
 
-    console = ConsoleBackend(memoryview(guest.page), lambda: None, fail_once)
+    console = ConsoleRing(memoryview(guest.page), lambda: None, fail_once)
     guest.write(b"once")
     with pytest.raises(OSError, match="full"):
         console.drain()
@@ -156,12 +154,12 @@ def test_output_that_could_not_be_passed_on_stays_in_the_ring() -> None:
 @pytest.mark.parametrize("size", (0, 4095, 8192))
 def test_a_page_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="4096"):
-        ConsoleBackend(memoryview(bytearray(size)), lambda: None, lambda data: None)
+        ConsoleRing(memoryview(bytearray(size)), lambda: None, lambda data: None)
 
 
 def test_a_read_only_page_is_refused() -> None:
     with pytest.raises(ValueError, match="writable"):
-        ConsoleBackend(memoryview(bytes(4096)), lambda: None, lambda data: None)
+        ConsoleRing(memoryview(bytes(4096)), lambda: None, lambda data: None)
 
 
 @pytest.mark.parametrize("distance", (2049, 4096, 2**31, WRAP - 1))
@@ -178,7 +176,7 @@ def test_an_impossible_output_ring_is_ignored_and_told_once(
         rig.console.drain()
     assert rig.received == b""
     assert bytes(rig.guest.page) == before
-    assert rig.console.statistics().overruns == 3
+    assert rig.console.counters["overruns"] == 3
     assert len(caplog.records) == 1
     # A guest that repairs its ring is served again.
     rig.guest.set_index("out_prod", 77)
@@ -192,7 +190,7 @@ def test_an_impossible_input_ring_keeps_the_input() -> None:
     rig.guest.set_index("in_cons", 5)
     rig.console.write_input(b"abc")
     assert rig.console.pending_input() == 3
-    assert rig.console.statistics().overruns == 1
+    assert rig.console.counters["overruns"] == 1
     rig.guest.set_index("in_cons", 0)
     rig.console.on_event()
     assert rig.guest.read(10) == b"abc"
@@ -262,9 +260,9 @@ def test_both_directions_are_two_queues(
         seen += chunk
         rig.console.on_event()
     assert seen == typed
-    statistics = rig.console.statistics()
-    assert (statistics.bytes_out, statistics.bytes_in) == (len(written), len(typed))
-    assert statistics.overruns == 0
+    counters = rig.console.counters
+    assert (counters["bytes_out"], counters["bytes_in"]) == (len(written), len(typed))
+    assert counters["overruns"] == 0
 
 
 def test_a_megabyte_passes_each_way_quickly() -> None:
@@ -272,7 +270,7 @@ def test_a_megabyte_passes_each_way_quickly() -> None:
     data = random.Random(2).randbytes(1 << 20)
     page = bytearray(4096)
     digest = hashlib.sha256()
-    console = ConsoleBackend(memoryview(page), lambda: None, digest.update)
+    console = ConsoleRing(memoryview(page), lambda: None, digest.update)
     spent = 0.0
     for start in range(0, len(data), 2048):
         page[1024:3072] = data[start : start + 2048]
@@ -339,3 +337,33 @@ def test_scrollback_tail_is_text() -> None:
 def test_scrollback_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="positive"):
         Scrollback(0)
+
+
+def test_output_buffer_is_a_queue() -> None:
+    buffer = OutputBuffer(limit=100)
+    buffer.append(b"abc")
+    buffer.append(b"def")
+    assert buffer.first(4) == b"abcd"
+    buffer.consume(4)
+    assert (len(buffer), buffer.first(100), buffer.discarded) == (2, b"ef", 0)
+
+
+@given(st.lists(st.binary(max_size=60)), st.integers(1, 40))
+def test_output_buffer_keeps_the_oldest_and_the_newest(pieces: list[bytes], limit: int) -> None:
+    buffer = OutputBuffer(limit)
+    for piece in pieces:
+        buffer.append(piece)
+        assert len(buffer) <= limit * 5 // 4
+    whole, kept = b"".join(pieces), buffer.first(10_000)
+    assert len(kept) + buffer.discarded == len(whole)
+    if buffer.discarded:
+        half = limit // 2
+        assert kept[:half] == whole[:half]
+        assert kept[half:] == whole[len(whole) - len(kept) + half :]
+    else:
+        assert kept == whole
+
+
+def test_output_buffer_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        OutputBuffer(0)

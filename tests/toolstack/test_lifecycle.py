@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyxen.abi.io_console import XENCONS_INTERFACE
-from pyxen.backends.console import ConsoleBackend, Scrollback
+from pyxen.backends.console import ConsoleRing, Scrollback
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.crash import DomainCrash
@@ -106,7 +106,7 @@ def run(user: User) -> Iterator[Run]:
             scrollback.append(data)
             user.output(data)
 
-        ring = ConsoleBackend(memoryview(page), lambda: None, output)
+        ring = ConsoleRing(memoryview(page), lambda: None, output)
         no_names: Any = SimpleNamespace(lookup=lambda address: None)
         domain: Any = PlayedDomain(guest)
         with Host(timeout) as host:

@@ -53,12 +53,18 @@ class Terminal:
 
     Inside the context, SIGINT, SIGTERM and SIGHUP make ``serve`` return; while it does not run they
     raise ``KeyboardInterrupt`` or ``SystemExit`` as usual. On every way out, the user's terminal
-    gets its mode back.
+    gets its mode back. ``notice`` is told to the user of a terminal.
     """
 
-    def __init__(self, input_fd: int = 0, output_fd: int = 1) -> None:
+    def __init__(
+        self,
+        input_fd: int = 0,
+        output_fd: int = 1,
+        notice: str = "Ctrl-] leaves the console and ends the domain",
+    ) -> None:
         self._input_fd = input_fd
         self._output_fd = output_fd
+        self._notice = notice
         self._interactive = os.isatty(input_fd)
         self._saved_mode: list[Any] | None = None
         self._serving = False
@@ -234,7 +240,7 @@ class Terminal:
         self._serving = True
         try:
             if self._interactive:
-                sys.stderr.write("pyxen: Ctrl-] leaves the console and ends the domain\n")
+                sys.stderr.write(f"pyxen: {self._notice}\n")
                 sys.stderr.flush()
                 self._saved_mode = termios.tcgetattr(self._input_fd)
                 tty.setraw(self._input_fd, termios.TCSANOW)

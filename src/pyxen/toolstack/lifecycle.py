@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from pyxen import engine as engines
 from pyxen.abi.errno import ERRNO_NAMES
 from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
-from pyxen.backends.console import ConsoleBackend, Scrollback
+from pyxen.backends.console import ConsoleRing, Scrollback
 from pyxen.builder.image import KernelImage, load_kernel
 from pyxen.builder.pv import PvStart, build_pv
 from pyxen.builder.symbols import SymbolTable, load_symbols
@@ -178,7 +178,7 @@ def build_domain(
     options: RunOptions,
     output: Callable[[bytes], None],
     host: Host | None = None,
-) -> ConsoleBackend:
+) -> ConsoleRing:
     """Fill the domain's memory and connect its console; the domain is then ready to run.
 
     Without a host it finds no xenstore.
@@ -199,7 +199,7 @@ def build_domain(
     domain.grants.seed(GNTTAB_RESERVED_XENSTORE, start.store_mfn)
     grants = GrantAccess(domain.grants, domain.forget_code)
     port = domain.events.bind_back_end(console_port)
-    ring = ConsoleBackend(grants.map(GNTTAB_RESERVED_CONSOLE).page, port.send, output)
+    ring = ConsoleRing(grants.map(GNTTAB_RESERVED_CONSOLE).page, port.send, output)
     port.listen(ring.on_event)
     try:
         domain.start(start.entry, start.stack_pointer, start.start_info_address, start.l4_mfn)
@@ -236,7 +236,7 @@ def _nodes(
 def _run_domain(
     domain: Domain,
     symbols: _Symbols,
-    ring: ConsoleBackend,
+    ring: ConsoleRing,
     console: ConsoleEndpoint,
     scrollback: Scrollback,
     host: Host,
@@ -270,7 +270,7 @@ def _run_domain(
 
 
 def _start_serving(
-    console: ConsoleEndpoint, domain: Domain, ring: ConsoleBackend, io: IoThread
+    console: ConsoleEndpoint, domain: Domain, ring: ConsoleRing, io: IoThread
 ) -> Future[None]:
     """Return when ``serve`` has begun: from then on signals end the run by way of it."""
     begun = threading.Event()

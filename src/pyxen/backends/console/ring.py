@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The back end of the paravirtual console: what xenconsoled does in dom0.
+"""The ring of a paravirtual console, as xenconsoled serves it in dom0.
 
 A domain's console is one page of its memory, shared with the back end, and one event channel
 (``struct xencons_interface`` in Xen's ``public/io/console.h``)::
@@ -30,11 +30,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Final
 
 from pyxen.abi.io_console import XENCONS_IN_SIZE, XENCONS_INTERFACE, XENCONS_OUT_SIZE
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyxen")
 
 PAGE_SIZE = 4096
 
@@ -49,22 +49,13 @@ _OUT_PROD = XENCONS_INTERFACE.offsets["out_prod"] // 4
 
 _INDEX_MASK = 0xFFFF_FFFF
 
-
-@dataclass(frozen=True)
-class ConsoleStatistics:
-    """What has passed through a console so far."""
-
-    bytes_out: int
-    """Bytes that the guest has written and ``output`` has received."""
-    bytes_in: int
-    """Bytes that were put into the input ring (what still waits is not counted)."""
-    events: int
-    """Notifications received from the guest."""
-    overruns: int
-    """How often a pair of indexes was further apart than its ring is large."""
+COUNTERS: Final = ("bytes_out", "bytes_in", "events", "overruns")
+"""What is counted: bytes that the guest has written and ``output`` has received, those that were
+put into the input ring (what still waits is not), notifications of the guest, and how often a pair
+of indexes was further apart than its ring is large."""
 
 
-class ConsoleBackend:
+class ConsoleRing:
     """Serves the ring page of one console.
 
     Args:
@@ -84,6 +75,8 @@ class ConsoleBackend:
         page: memoryview,
         notify: Callable[[], None],
         output: Callable[[bytes], None],
+        counters: dict[str, int] | None = None,
+        broken: Callable[[str], None] | None = None,
     ) -> None:
         if page.nbytes != PAGE_SIZE or page.readonly:
             raise ValueError(f"console ring: a writable page of {PAGE_SIZE} bytes is expected")
@@ -94,14 +87,13 @@ class ConsoleBackend:
         self._out_lock = threading.Lock()
         self._in_lock = threading.Lock()
         self._queue = bytearray()
-        self._bytes_out = 0
-        self._bytes_in = 0
-        self._events = 0
-        self._overruns = 0
+        self.counters = dict.fromkeys(COUNTERS, 0) if counters is None else counters
+        self._broken = broken or self._tell_once
+        self._told = False
 
     def on_event(self) -> None:
         """Serve a notification of the guest: take its output, give it the input that now fits."""
-        self._events += 1
+        self.counters["events"] += 1
         drained = self._take_output()
         with self._in_lock:
             delivered = self._fill_input_ring()
@@ -132,15 +124,6 @@ class ConsoleBackend:
         """The number of bytes of input that wait for room in the ring."""
         return len(self._queue)
 
-    def statistics(self) -> ConsoleStatistics:
-        """A snapshot of the counters."""
-        return ConsoleStatistics(
-            bytes_out=self._bytes_out,
-            bytes_in=self._bytes_in,
-            events=self._events,
-            overruns=self._overruns,
-        )
-
     def _take_output(self) -> bool:
         """Move the output ring's content to ``output``; whether there was any."""
         with self._out_lock:
@@ -157,7 +140,7 @@ class ConsoleBackend:
             data = bytes(ring[start : start + size])
             data += ring[: size - len(data)]
             self._output(data)
-            self._bytes_out += size
+            self.counters["bytes_out"] += size
             self._words[_OUT_CONS] = prod
             return True
 
@@ -180,48 +163,16 @@ class ConsoleBackend:
         ring[start : start + first] = self._queue[:first]
         ring[: size - first] = self._queue[first:size]
         del self._queue[:size]
-        self._bytes_in += size
+        self.counters["bytes_in"] += size
         self._words[_IN_PROD] = (prod + size) & _INDEX_MASK
         return True
 
     def _count_overrun(self, ring: str, cons: int, prod: int) -> None:
-        """Note indexes that make no sense; as in xenconsoled the ring is left alone meanwhile."""
-        self._overruns += 1
-        if self._overruns == 1:
-            log.warning(
-                "console: the guest broke its %s ring (cons %#x, prod %#x); "
-                "it is not served while it is so",
-                ring,
-                cons,
-                prod,
-            )
+        """Note indexes that make no sense."""
+        self.counters["overruns"] += 1
+        self._broken(f"the guest broke its {ring} ring (cons {cons:#x}, prod {prod:#x})")
 
-
-class Scrollback:
-    """The last output of a console, for whoever comes later: a reader, a crash report.
-
-    Args:
-        limit: how many bytes are kept.
-    """
-
-    def __init__(self, limit: int = 256 * 1024) -> None:
-        if limit <= 0:
-            raise ValueError("scrollback: the limit must be positive")
-        self._limit = limit
-        self._buffer = bytearray()
-
-    def append(self, data: bytes) -> None:
-        """Add output; the oldest bytes beyond the limit are forgotten."""
-        self._buffer += data
-        # Cut rarely, so that an append does not move the whole window each time.
-        if len(self._buffer) > 2 * self._limit:
-            del self._buffer[: -self._limit]
-
-    def contents(self) -> bytes:
-        """The last bytes, at most the limit."""
-        return bytes(self._buffer[-self._limit :])
-
-    def tail(self, lines: int) -> str:
-        """The last lines as text, without carriage returns; undecodable bytes are replaced."""
-        text = self.contents().decode("utf-8", "replace").replace("\r", "")
-        return "\n".join(text.rstrip("\n").split("\n")[-lines:])
+    def _tell_once(self, message: str) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("console: %s; it is not served while it is so", message)
