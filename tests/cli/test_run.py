@@ -19,9 +19,10 @@ from pyxen.cli.main import main
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.instruments import Statistics
 from pyxen.toolstack import lifecycle as lifecycle_module
+from pyxen.toolstack.config import DomainConfig
 from pyxen.toolstack.devices.disk import parse_disk
 from pyxen.toolstack.devices.nic import parse_nic
-from pyxen.toolstack.lifecycle import Outcome, RunOptions
+from pyxen.toolstack.lifecycle import Outcome
 
 STATISTICS = Statistics(
     hypercalls={"mmu_update": (4000, 20_000_000), "sched_op": (10, 90_000_000), "never": (0, 0)},
@@ -43,10 +44,12 @@ class Lifecycle:
     """What replaces the real one: notes the options, then does what ``guest`` does."""
 
     guest: Callable[[Any], Outcome] = lambda console: outcome()
-    options: list[RunOptions] = field(default_factory=list)
+    options: list[DomainConfig] = field(default_factory=list)
+    timeout: float | None = None
 
-    def run(self, options: RunOptions, console: Any) -> Outcome:
-        self.options.append(options)
+    def run(self, config: DomainConfig, console: Any, *, timeout: float | None) -> Outcome:
+        self.options.append(config)
+        self.timeout = timeout
         return self.guest(console)
 
 
@@ -64,15 +67,14 @@ def run(*arguments: str) -> int:
 def test_defaults(lifecycle: Lifecycle) -> None:
     assert run() == 0
     assert lifecycle.options == [
-        RunOptions(
+        DomainConfig(
             kernel=Path("vmlinuz"),
             ramdisk=None,
             command_line="console=hvc0",
             memory_mib=256,
             vcpus=1,
             engine="auto",
-            timeout=None,
-            restart_on_reboot=True,
+            on_reboot="restart",
             system_map=None,
             cap=0,
             name="vmlinuz",
@@ -91,15 +93,14 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
         == 0
     )
     assert lifecycle.options == [
-        RunOptions(
+        DomainConfig(
             kernel=Path("vmlinuz"),
             ramdisk=Path("initrd"),
             command_line="quiet",
             memory_mib=64,
             vcpus=4,
             engine="emulator",
-            timeout=2.5,
-            restart_on_reboot=False,
+            on_reboot="destroy",
             system_map=Path("System.map"),
             cap=50,
             name="web",
@@ -107,6 +108,7 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
             nics=(parse_nic("none"),),
         )
     ]
+    assert lifecycle.timeout == 2.5
 
 
 def test_an_image_gives_kernel_and_ramdisk(

@@ -26,6 +26,7 @@ from pyxen.hypervisor.instruments import Instrument, PortStatistics, Statistics
 from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PRESENT, RW
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.toolstack import lifecycle
+from pyxen.toolstack.config import DomainConfig
 from pyxen.toolstack.running import RunningDomain
 
 LIMIT = 300.0
@@ -293,18 +294,17 @@ def run_observed(
 ) -> tuple[Observer, lifecycle.Outcome]:
     """Run a guest to its end."""
     observer = observer or Observer()
-    options = lifecycle.RunOptions(
+    config = DomainConfig(
         kernel=kernel,
         ramdisk=ramdisk,
         command_line=command_line,
         memory_mib=memory_mib,
         vcpus=vcpus,
-        engine="auto",
-        timeout=limit,
-        restart_on_reboot=False,
+        on_reboot="destroy",
     )
     with _switch_interval_kept():
-        return observer, lifecycle.run(options, observer, [observer], started)
+        outcome = lifecycle.run(config, observer, [observer], started, timeout=limit)
+    return observer, outcome
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pyxen.abi.xen import HYPERVISOR_sched_op
 from pyxen.hypervisor.instruments import Instrument
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.toolstack import images, lifecycle
+from pyxen.toolstack.config import DomainConfig
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
@@ -69,18 +70,17 @@ def test_counts_are_right_while_linux_runs(debian_cloud_image: images.Image, vcp
     audits = Audits()
     user = User(f"{WORK}\npoweroff -f\n")
     outcome = lifecycle.run(
-        lifecycle.RunOptions(
+        DomainConfig(
             kernel=debian_cloud_image.kernel,
             ramdisk=debian_cloud_image.ramdisk,
             command_line="console=hvc0 quiet",
             memory_mib=256,
             vcpus=vcpus,
-            engine="auto",
-            timeout=LIMIT,
-            restart_on_reboot=False,
+            on_reboot="destroy",
         ),
         user,
         [audits],
+        timeout=LIMIT,
     )
     assert outcome.exit_reason == "poweroff", user.printed[-4000:]
     assert audits.at_the_end

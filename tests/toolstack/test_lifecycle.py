@@ -20,6 +20,7 @@ from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.toolstack import lifecycle
+from pyxen.toolstack.config import DomainConfig
 from pyxen.toolstack.host import Host
 
 PATIENCE = 20.0
@@ -193,26 +194,6 @@ def test_what_is_no_crash_comes_out(run: Run, user: User, error: BaseException) 
         run(fail_with(error))
 
 
-def options(vcpus: int, system_map: Path | None = None) -> lifecycle.RunOptions:
-    return lifecycle.RunOptions(
-        kernel=Path("vmlinuz"),
-        ramdisk=None,
-        command_line="",
-        memory_mib=64,
-        vcpus=vcpus,
-        engine="auto",
-        timeout=None,
-        restart_on_reboot=False,
-        system_map=system_map,
-    )
-
-
-@pytest.mark.parametrize("vcpus", (0, 129, 10**20))
-def test_the_number_of_vcpus_is_checked_first(user: User, vcpus: int) -> None:
-    with pytest.raises(PyxenError, match=rf"^vcpus: {vcpus} asked for, expected 1 to 128$"):
-        lifecycle.run(options(vcpus), user)
-
-
 def test_a_bad_system_map_is_told_before_the_run(
     user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +203,7 @@ def test_a_bad_system_map_is_told_before_the_run(
     kernel = SimpleNamespace(elf=SimpleNamespace(loadable=[segment]), notes=notes)
     monkeypatch.setattr(lifecycle, "load_kernel", lambda path: kernel)
     with pytest.raises(PyxenError, match=r"System\.map: cannot read the symbols"):
-        lifecycle.run(options(1, path), user)
+        lifecycle.run(DomainConfig(Path("vmlinuz"), system_map=path), user)
 
 
 def test_names_come_from_the_system_map(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
-    from pyxen.toolstack.lifecycle import Outcome, RunOptions
+    from pyxen.toolstack.config import DomainConfig
+    from pyxen.toolstack.lifecycle import Outcome
 
 EXIT_STATUS = {
     "poweroff": 0,
@@ -146,9 +147,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from pyxen.cli.terminal import Terminal
     from pyxen.toolstack import lifecycle
 
-    options = _options(arguments)
+    config = _config(arguments)
     with Terminal() as terminal:
-        outcome = lifecycle.run(options, terminal)
+        outcome = lifecycle.run(config, terminal, timeout=arguments.timeout)
     _report(arguments, outcome)
     terminal.check()
     if terminal.ended_by is not None:
@@ -158,11 +159,11 @@ def execute(arguments: argparse.Namespace) -> int:
     return EXIT_STATUS[outcome.exit_reason]
 
 
-def _options(arguments: argparse.Namespace) -> RunOptions:
+def _config(arguments: argparse.Namespace) -> DomainConfig:
+    from pyxen.toolstack.config import DomainConfig
     from pyxen.toolstack.cpuid_config import parse_cpuid
     from pyxen.toolstack.devices.disk import parse_disk
     from pyxen.toolstack.devices.nic import parse_nic
-    from pyxen.toolstack.lifecycle import RunOptions
 
     kernel, ramdisk = arguments.kernel, arguments.ramdisk
     if arguments.image is not None:
@@ -170,15 +171,14 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
 
         image = images.find(arguments.image)
         kernel, ramdisk = image.kernel, image.ramdisk
-    return RunOptions(
+    return DomainConfig(
         kernel=kernel,
         ramdisk=ramdisk,
         command_line=arguments.cmdline,
         memory_mib=arguments.memory,
         vcpus=arguments.vcpus,
         engine=arguments.engine,
-        timeout=arguments.timeout,
-        restart_on_reboot=not arguments.no_reboot,
+        on_reboot="destroy" if arguments.no_reboot else "restart",
         system_map=arguments.system_map,
         cap=arguments.cap,
         cpuid=parse_cpuid(arguments.cpuid),

@@ -46,14 +46,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from pyxen import engine as engines
 from pyxen.builder.image import load_kernel
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.instruments import Statistics
-from pyxen.toolstack.lifecycle import SPARE_PAGES, RunOptions, build_domain
+from pyxen.toolstack.config import DomainConfig
+from pyxen.toolstack.lifecycle import build_domain, make_domain, make_engine
 
 RUNTIME: Final = Path(__file__).parent / "runtime"
 """The folder of ``runtime.h`` and what belongs to it."""
@@ -67,7 +67,6 @@ _COMPILE: Final = (
     "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing",
 )  # fmt: skip
 _LINK: Final = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,norelro")
-_PAGES_PER_MIB: Final = 256
 
 
 class BuildToolsMissing(PyxenError):
@@ -245,24 +244,16 @@ def prepare_kernel(
     What ``domain`` offers is the hypervisor's own state, which changes between versions. Raises
     PyxenError for a kernel that cannot run.
     """
-    options = RunOptions(
-        kernel=kernel,
-        ramdisk=None,
-        command_line=command_line,
-        memory_mib=memory_mib,
-        vcpus=vcpus,
-        engine="auto",
-        timeout=None,
-        restart_on_reboot=False,
+    config = DomainConfig(
+        kernel=kernel, command_line=command_line, memory_mib=memory_mib, vcpus=vcpus
     )
     image = load_kernel(kernel)
     output = bytearray()
-    pages = memory_mib * _PAGES_PER_MIB
-    engine = engines.create(options.engine, pages + SPARE_PAGES, vcpus)
+    engine = make_engine(config)
     try:
-        domain = Domain(engine, pages, max_pages=pages, console_output=output.extend)
+        domain = make_domain(engine, config, output=output.extend)
         try:
-            build_domain(domain, image, options, output.extend)
+            build_domain(domain, image, config, output.extend)
             yield PreparedKernel(domain, output)
         finally:
             domain.close()

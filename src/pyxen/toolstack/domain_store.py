@@ -49,6 +49,7 @@ class DomainNodes:
     memory: int
     max_memory: int
     vcpus: int
+    max_vcpus: int
     store_port: int
     store_mfn: int
     console_port: int
@@ -107,7 +108,9 @@ def _values(domain: DomainNodes) -> dict[str, str]:
         "store/ring-ref": str(domain.store_mfn),
     }
     values |= {f"control/{feature}": "1" for feature in _FEATURES}
-    return values | {f"cpu/{index}/availability": "online" for index in range(domain.vcpus)}
+    for index in range(domain.max_vcpus):
+        values[f"cpu/{index}/availability"] = "online" if index < domain.vcpus else "offline"
+    return values
 
 
 def _vm(domain: DomainNodes) -> dict[str, str]:

@@ -19,7 +19,7 @@ from pyxen.toolstack.store import EmbeddedStore
 from pyxen.toolstack.threads import Deadline, IoThread
 
 if TYPE_CHECKING:
-    from pyxen.toolstack.lifecycle import RunOptions
+    from pyxen.toolstack.config import DomainConfig
 
 _DISK_THREADS: Final = 8
 """They wait for the kernel; a disk may have so many requests under way at once."""
@@ -69,12 +69,12 @@ class Host:
         )
         self.devices = Devices(doors, self.store.client, nodes.name)
 
-    def add_devices(self, domain: Domain, options: RunOptions) -> None:
+    def add_devices(self, domain: Domain, config: DomainConfig) -> None:
         """Those that the domain has from its start. Raises PyxenError."""
         assert self.devices is not None
-        for disk in options.disks:
+        for disk in config.disks:
             self.devices.attach_disk(disk)
-        for nic in options.nics:
+        for nic in config.nics:
             self.devices.attach_nic(nic)
         self._started(RunningDomain(domain, self.store.client, self.devices, self.io.loop))
 

@@ -13,12 +13,13 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
+from uuid import UUID
 
 from pyxen import engine as engines
 from pyxen.abi.errno import ERRNO_NAMES
@@ -27,19 +28,18 @@ from pyxen.backends.console import ConsoleRing, Scrollback
 from pyxen.builder.image import KernelImage, load_kernel
 from pyxen.builder.pv import PvStart, build_pv
 from pyxen.builder.symbols import SymbolTable, load_symbols
-from pyxen.engine.protocol import EngineError
+from pyxen.engine.protocol import Engine, EngineError
 from pyxen.errors import PyxenError, XenError
-from pyxen.hypervisor.cpuid_names import Place
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.crash_report import describe_crash
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.events import BACK_END_DOMAIN
 from pyxen.hypervisor.features import FEATURES
 from pyxen.hypervisor.grant_access import GrantAccess
+from pyxen.hypervisor.grants import GrantLimits
 from pyxen.hypervisor.instruments import Instrument, Statistics
 from pyxen.hypervisor.page_flags import PAGE_SHIFT
-from pyxen.toolstack.devices.disk import DiskConfig
-from pyxen.toolstack.devices.nic import NicConfig
+from pyxen.toolstack.config import DomainConfig
 from pyxen.toolstack.domain_store import DomainNodes
 from pyxen.toolstack.host import Host
 from pyxen.toolstack.running import RunningDomain
@@ -55,34 +55,7 @@ _FIRST_DOMAIN: Final = 1
 _NO_STORE: Final = 0
 """A kernel that finds no port of the store does not wait for its answers."""
 CRASHES: Final = ("crash", "watchdog")
-MAX_VCPUS: Final = 128
-"""More take turns on one CPU without sense: each has a 128th of the time."""
 _REPORTED_LINES: Final = 10
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What to run: files, sizes, and for how many seconds at most (None: no limit).
-
-    ``system_map`` names the addresses in a crash report, if the kernel itself does not. ``cap`` is
-    what all vCPUs together may use, in percent of one processor; 0: no limit. ``cpuid`` is what
-    ``cpuid_config.parse_cpuid`` has made of the configuration.
-    """
-
-    kernel: Path
-    ramdisk: Path | None
-    command_line: str
-    memory_mib: int
-    vcpus: int
-    engine: str
-    timeout: float | None
-    restart_on_reboot: bool
-    system_map: Path | None = None
-    cap: int = 0
-    cpuid: Mapping[Place, str] = field(default_factory=dict)
-    name: str = "pyxen"
-    disks: Sequence[DiskConfig] = ()
-    nics: Sequence[NicConfig] = ()
 
 
 @dataclass(frozen=True)
@@ -110,33 +83,35 @@ class ConsoleEndpoint(Protocol):
 
 
 def run(
-    options: RunOptions,
+    config: DomainConfig,
     console: ConsoleEndpoint,
     instruments: Sequence[Instrument] = (),
     started: Callable[[RunningDomain], None] = lambda running: None,
+    *,
+    timeout: float | None = None,
 ) -> Outcome:
-    """Run a guest to its end; after a reboot, if that is wanted, once more, as a new domain.
+    """Run a guest to its end; after a reboot, if ``on_reboot`` is "restart", once more, as a new
+    domain. Of the actions at the end no other is heeded: the run ends.
 
     The instruments are told of each hypercall and trap, from the first. ``started`` is called
-    before each start, in the thread of the vCPUs. Raises PyxenError for bad input.
+    before each start, in the thread of the vCPUs. The run takes ``timeout`` seconds at most. Raises
+    PyxenError for bad input.
     """
-    if not 1 <= options.vcpus <= MAX_VCPUS:
-        raise PyxenError(f"vcpus: {options.vcpus} asked for, expected 1 to {MAX_VCPUS}")
     # The thread of the vCPUs gets the interpreter back this soon from the others.
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    kernel = load_kernel(options.kernel)
-    symbols = _Symbols(kernel, options.system_map)
-    with Host(options.timeout, started) as host:
+    kernel = load_kernel(config.kernel)
+    symbols = _Symbols(kernel, config.system_map)
+    with Host(timeout, started) as host:
         for domid in count(_FIRST_DOMAIN):
-            outcome = _run_once(options, kernel, symbols, console, instruments, host, domid)
-            if outcome.exit_reason != "reboot" or not options.restart_on_reboot:
+            outcome = _run_once(config, kernel, symbols, console, instruments, host, domid)
+            if outcome.exit_reason != "reboot" or config.on_reboot != "restart":
                 return outcome
             log.info("the guest reboots")
     raise AssertionError
 
 
 def _run_once(
-    options: RunOptions,
+    config: DomainConfig,
     kernel: KernelImage,
     symbols: _Symbols,
     console: ConsoleEndpoint,
@@ -144,8 +119,7 @@ def _run_once(
     host: Host,
     domid: int,
 ) -> Outcome:
-    pages = options.memory_mib * _PAGES_PER_MIB
-    engine = engines.create(options.engine, pages + SPARE_PAGES, options.vcpus)
+    engine = make_engine(config)
     scrollback = Scrollback()
 
     def output(data: bytes) -> None:
@@ -153,14 +127,12 @@ def _run_once(
         console.output(data)
 
     try:
-        domain = Domain(engine, pages, max_pages=pages, domid=domid, console_output=output)
+        domain = make_domain(engine, config, domid, output)
         domain.instruments.extend(instruments)
-        domain.scheduler.set_cap(options.cap)
-        domain.cpuid_overrides = options.cpuid
         try:
-            ring = build_domain(domain, kernel, options, output, host)
+            ring = build_domain(domain, kernel, config, output, host)
             try:
-                host.add_devices(domain, options)
+                host.add_devices(domain, config)
                 outcome = _run_domain(domain, symbols, ring, console, scrollback, host)
                 figures = replace(outcome.statistics, devices=host.device_statistics())
                 return replace(outcome, statistics=figures)
@@ -172,10 +144,41 @@ def _run_once(
         engine.close()
 
 
+def make_engine(config: DomainConfig) -> Engine:
+    """The machine: memory for all that the domain may grow to, and its CPUs."""
+    pages = config.top_memory_mib * _PAGES_PER_MIB
+    return engines.create(config.engine, pages + SPARE_PAGES, config.top_vcpus)
+
+
+def make_domain(
+    engine: Engine,
+    config: DomainConfig,
+    domid: int = _FIRST_DOMAIN,
+    output: Callable[[bytes], None] = lambda data: None,
+) -> Domain:
+    """A domain on it, with nothing in its memory yet."""
+    domain = Domain(
+        engine,
+        config.memory_mib * _PAGES_PER_MIB,
+        max_pages=config.top_memory_mib * _PAGES_PER_MIB,
+        domid=domid,
+        max_event_channels=config.max_event_channels,
+        console_output=output,
+        grant_limits=GrantLimits(
+            config.max_grant_frames, config.max_maptrack_frames, config.max_grant_version
+        ),
+    )
+    domain.scheduler.set_cap(config.cap)
+    domain.cpuid_overrides = config.cpuid
+    if config.uuid:
+        domain.uuid = UUID(config.uuid)
+    return domain
+
+
 def build_domain(
     domain: Domain,
     kernel: KernelImage,
-    options: RunOptions,
+    config: DomainConfig,
     output: Callable[[bytes], None],
     host: Host | None = None,
 ) -> ConsoleRing:
@@ -188,8 +191,8 @@ def build_domain(
     start = build_pv(
         domain,
         kernel,
-        options.ramdisk,
-        options.command_line,
+        config.ramdisk,
+        config.command_line,
         console_port=console_port,
         store_port=store_port,
         offered_features=FEATURES,
@@ -205,26 +208,27 @@ def build_domain(
         domain.start(start.entry, start.stack_pointer, start.start_info_address, start.l4_mfn)
     except XenError as error:
         name = ERRNO_NAMES.get(error.errno, str(error.errno))
-        raise PyxenError(f"{options.kernel}: its initial page tables are refused: {name}") from None
+        raise PyxenError(f"{config.kernel}: its initial page tables are refused: {name}") from None
     if host is not None:
-        host.introduce(domain, grants, _nodes(domain, options, start, store_port, console_port))
+        host.introduce(domain, grants, _nodes(domain, config, start, store_port, console_port))
     return ring
 
 
 def _nodes(
-    domain: Domain, options: RunOptions, start: PvStart, store_port: int, console_port: int
+    domain: Domain, config: DomainConfig, start: PvStart, store_port: int, console_port: int
 ) -> DomainNodes:
     """What the store tells of the domain."""
-    image = {"kernel": str(options.kernel), "cmdline": options.command_line}
-    if options.ramdisk is not None:
-        image["ramdisk"] = str(options.ramdisk)
+    image = {"kernel": str(config.kernel), "cmdline": config.command_line}
+    if config.ramdisk is not None:
+        image["ramdisk"] = str(config.ramdisk)
     return DomainNodes(
         domid=domain.domid,
-        name=options.name,
+        name=config.name,
         uuid=str(domain.uuid),
-        memory=options.memory_mib << 10,
-        max_memory=options.memory_mib << 10,
-        vcpus=options.vcpus,
+        memory=config.memory_mib << 10,
+        max_memory=config.top_memory_mib << 10,
+        vcpus=config.vcpus,
+        max_vcpus=config.top_vcpus,
         store_port=store_port,
         store_mfn=start.store_mfn,
         console_port=console_port,
