@@ -8,12 +8,13 @@ configuration, of which it opens what is on the host. It raises PyxenError where
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pyxen.backends.doors import Doors
-from pyxen.backends.xenbus import Backend
+if TYPE_CHECKING:
+    from pyxen.backends.doors import Doors
+    from pyxen.backends.xenbus import Backend
 
-Factory = Callable[[Doors, str, str, Any], Backend]
+    Factory = Callable[[Doors, str, str, Any], Backend]
 """Of doors, back end's path, front end's path, and the configuration of the device."""
 
 
