@@ -278,6 +278,35 @@ def test_events_that_others_do_not_take_hold_back_their_cause(
     assert two.events() == [("/local/domain/1/n1", "t")]
 
 
+def test_old_events_are_dropped_in_time(guest: Guest, daemon: Xenstored, dom0: Peer) -> None:
+    """By the clock of whoever serves the domains, as long as there are events."""
+    now = 100.0
+    planned: list[tuple[float, Callable[[], None]]] = []
+    daemon._clock = lambda: now
+    daemon.later = lambda seconds, work: planned.append((now + seconds, work))
+    one, two = guest(1), guest(2)
+    dom0.set_permissions("/local/domain/1", ["n1", "r2"])
+    two.watch("/local/domain/1")
+    planned.clear()
+    one.connection.daemon._dropping = False
+    one.write("a", "")
+    now = 105.0
+    one.write("b", "")
+    ((when, work),) = planned
+    assert when == 120.0
+    now = when
+    planned.clear()
+    work()
+    assert record_of(one).outstanding == 1
+    ((when, work),) = planned
+    assert when == 125.0
+    now = when
+    planned.clear()
+    work()
+    assert record_of(one).outstanding == 0
+    assert not planned
+
+
 def test_quotas_are_not_domain_0s(dom0: Peer, daemon: Xenstored) -> None:
     quotas = daemon.quotas
     quotas.nodes = quotas.watches = quotas.transactions = quotas.memory = quotas.node_size = 1

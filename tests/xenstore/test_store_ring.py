@@ -9,25 +9,31 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_guest import (
+    CONNECTION,
+    ERROR,
+    FEATURES,
+    REQ_CONS,
+    REQ_PROD,
+    RSP_CONS,
+    RSP_PROD,
+    WRAP,
+    FrontEnd,
+)
 from store_peer import Peer, refused
 
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore import GuestRing, StoreError, Xenstored
 from pyxen.xenstore.connection import Connection
-from pyxen.xenstore.requests import Requests, unpack
-
-REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, FEATURES, CONNECTION, ERROR = range(2048, 2076, 4)
-WRAP = 2**32
+from pyxen.xenstore.requests import unpack
 
 
-class Guest(Requests):
+class Guest(FrontEnd):
     """A domain with its page, its ring and its event channel."""
 
     def __init__(self, daemon: Xenstored, domid: int = 1) -> None:
-        self.page = bytearray(4096)
+        super().__init__()
         self.notified = 0
-        self.events: list[tuple[str, ...]] = []
-        self.number = 0
         self.ring: GuestRing | None = None
         daemon.attach = self._attach
         daemon.introduce(domid, 0, 1)
@@ -43,31 +49,6 @@ class Guest(Requests):
         assert self.ring is not None
         self.ring.serve()
 
-    def get(self, offset: int) -> int:
-        value: int = struct.unpack_from("<I", self.page, offset)[0]
-        return value
-
-    def set(self, offset: int, value: int) -> None:
-        struct.pack_into("<I", self.page, offset, value % WRAP)
-
-    def put(self, data: bytes) -> int:
-        """Write what fits into the request ring; returns how much that was."""
-        cons, prod = self.get(REQ_CONS), self.get(REQ_PROD)
-        size = min(len(data), 1024 - (prod - cons) % WRAP)
-        for index in range(size):
-            self.page[(prod + index) % 1024] = data[index]
-        self.set(REQ_PROD, prod + size)
-        return size
-
-    def take(self) -> bytes:
-        """What is in the response ring."""
-        cons, prod = self.get(RSP_CONS), self.get(RSP_PROD)
-        size = (prod - cons) % WRAP
-        assert size <= 1024
-        data = bytes(self.page[1024 + (cons + index) % 1024] for index in range(size))
-        self.set(RSP_CONS, prod)
-        return data
-
     def send(self, data: bytes) -> bytes:
         """Put bytes as there is room, and take all that comes."""
         received = b""
@@ -78,15 +59,6 @@ class Guest(Requests):
             received += piece
             if not data and not piece:
                 return received
-
-    def messages(self, data: bytes) -> list[tuple[int, int, int, bytes]]:
-        found = []
-        while data:
-            kind, number, transaction, size = struct.unpack_from("<4I", data)
-            found.append((kind, number, transaction, data[16 : 16 + size]))
-            assert len(data) >= 16 + size
-            data = data[16 + size :]
-        return found
 
     def request(self, kind: int, payload: bytes, transaction: int = 0) -> bytes:
         self.number += 1

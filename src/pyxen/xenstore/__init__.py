@@ -4,25 +4,33 @@
 Tools, back ends and guests meet here: a device is a pair of directories, one of each side, and what
 one writes the other hears of by a *watch*. ``Xenstored`` is the server without a transport;
 ``SocketServer``, ``GuestRing`` and ``LocalClient`` give it unix sockets, guests' rings and clients
-in this process. ``Client`` and ``AsyncClient`` use it from other processes.
+in this process. ``Client`` and ``AsyncClient`` use it from other processes; ``SocketStore`` and
+``GuestConnection`` are for a process in which a domain lives.
 """
 
 from pyxen.xenstore.async_client import AsyncClient
 from pyxen.xenstore.client import Client
 from pyxen.xenstore.daemon import Xenstored
-from pyxen.xenstore.error import StoreError
+from pyxen.xenstore.error import StoreError, StoreGone
+from pyxen.xenstore.guest_connection import GuestConnection
 from pyxen.xenstore.local import LocalClient
 from pyxen.xenstore.quotas import Quotas
 from pyxen.xenstore.ring import GuestRing
 from pyxen.xenstore.server import SocketServer
+from pyxen.xenstore.socket_store import SocketStore
+from pyxen.xenstore.start import ensure_xenstored
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "GuestConnection",
     "GuestRing",
     "LocalClient",
     "Quotas",
     "SocketServer",
+    "SocketStore",
     "StoreError",
+    "StoreGone",
     "Xenstored",
+    "ensure_xenstored",
 ]

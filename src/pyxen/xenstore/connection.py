@@ -19,10 +19,11 @@ from pyxen.abi.io_xs_wire import (
     XSD_SOCKMSG,
 )
 from pyxen.xenstore import paths
+from pyxen.xenstore.features import FEATURES
 from pyxen.xenstore.wire import Message, Parser, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyxen.xenstore.daemon import Xenstored
     from pyxen.xenstore.domains import DomainRecord
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 _LAST_TRANSACTION: Final = 0xFFFFFFFF
 _SHORT: Final = 16
 """Answers up to it, errors among them, are given even above the quota of memory."""
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(slots=True, eq=False)
@@ -76,17 +81,23 @@ class Connection:
 
     ``wake`` is called after a request, of anybody, when there is something to send, or when quotas
     do not hold requests back any more. ``ignored``: nothing more is read or sent.
+
+    ``become_guest(domid, removes)``: of a transport that can be made a domain's (``server``).
+    ``in_stream``: bytes that are on their way cannot be taken back, so messages stay whole even
+    when the client begins anew.
     """
 
     daemon: Xenstored
     domid: int = 0
     domain: DomainRecord | None = None
     target: int | None = None
-    wake: Callable[[], None] = lambda: None
+    wake: Callable[[], None] = _nothing
     watches: dict[tuple[str, str], Watch] = field(default_factory=dict)
     transactions: dict[int, Transaction] = field(default_factory=dict)
     output: deque[Output] = field(default_factory=deque)
     ignored: bool = False
+    become_guest: Callable[[int, Sequence[str]], None] | None = None
+    in_stream: bool = False
 
     def __post_init__(self) -> None:
         self._parser = Parser()
@@ -105,9 +116,18 @@ class Connection:
         return paths.domain_directory(self.domid)
 
     @property
+    def features(self) -> int:
+        """What it may use of the protocol."""
+        return FEATURES if self.domain is None else self.domain.features
+
+    @property
     def quotas(self) -> Quotas:
         """What holds for it, if it is unprivileged."""
         return self.daemon.quotas if self.domain is None else self.domain.quotas
+
+    def set_wake(self, wake: Callable[[], None]) -> None:
+        """Of its transport, see ``wake``."""
+        self.wake = wake
 
     def wake_later(self) -> None:
         """Call ``wake`` when the present request is done."""
@@ -224,6 +244,8 @@ class Connection:
         """Forget watches, transactions and what was to be sent, as for a new client."""
         self.daemon.remove_watches(self)
         self.drop_transactions()
+        if self.in_stream and not self.ignored:
+            return
         while self.output:
             self._forget(self.output.popleft())
         self._parser = Parser()

@@ -2,7 +2,9 @@
 """CONTROL requests: what ``xenstore-control`` asks the server to do, and the server's log.
 
 A request is the name of a command and its arguments; the answer is a text. The commands are those
-of C xenstored without live update.
+of C xenstored without live update, and two of ours, for the processes in which domains live:
+``guest-connect`` makes the socket it comes by a domain's (``server``), ``guest-stopped`` tells that
+a domain runs no more.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ from pyxen.xenstore.wire import decode
 if TYPE_CHECKING:
     from pyxen.xenstore.connection import Connection
     from pyxen.xenstore.daemon import Xenstored
+    from pyxen.xenstore.domains import DomainRecord
+    from pyxen.xenstore.operations import Request
     from pyxen.xenstore.wire import Message
 
 OK: Final = "OK"
+_GUEST_CONNECT: Final = "guest-connect"
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +83,18 @@ class Log:
             raise StoreError("EINVAL") from None
 
 
-def run(daemon: Xenstored, words: list[bytes]) -> bytes:
+def run(request: Request) -> bytes:
     """Carry out a command with its arguments; returns the text that answers it.
 
     Raises EINVAL for what it does not know.
     """
-    name, *arguments = [decode(word) for word in words] or [""]
+    name, *arguments = [decode(word) for word in request.message.strings()] or [""]
+    if name == _GUEST_CONNECT:
+        return _guest_connect(request, arguments).encode() + b"\0"
     command = _COMMANDS.get(name)
     if command is None:
         raise StoreError("EINVAL")
-    return command.work(daemon, arguments).encode("latin-1") + b"\0"
+    return command.work(request.daemon, arguments).encode("latin-1") + b"\0"
 
 
 def _expect(arguments: list[str], *numbers: int) -> None:
@@ -193,6 +200,33 @@ def _usage(daemon: Xenstored, domid: str) -> str:
     return f"Domain {record.domid}:\n" + "".join(lines)
 
 
+def _guest_connect(request: Request, arguments: list[str]) -> str:
+    """The answer tells the features of the domain."""
+    become_guest = request.connection.become_guest
+    if become_guest is None or not arguments:
+        raise StoreError("EINVAL")
+    record = _domain(request.daemon, arguments[0])
+    if not all(path.startswith(paths.ROOT) and path != paths.ROOT for path in arguments[1:]):
+        raise StoreError("EINVAL")
+    request.after = lambda: become_guest(record.domid, arguments[1:])
+    return str(record.features)
+
+
+def _guest_stopped(daemon: Xenstored, arguments: list[str]) -> str:
+    _expect(arguments, 1)
+    daemon.domain_shut_down(_domain(daemon, arguments[0]).domid)
+    return OK
+
+
+def _domain(daemon: Xenstored, domid: str) -> DomainRecord:
+    if not domid.isdecimal() or not int(domid):
+        raise StoreError("EINVAL")
+    record = daemon.find_record(int(domid))
+    if record is None:
+        raise StoreError("ENOENT")
+    return record
+
+
 def _help(daemon: Xenstored, arguments: list[str]) -> str:
     _expect(arguments, 0)
     return "".join(f"{name}\t{command.arguments}\n" for name, command in _COMMANDS.items())
@@ -213,4 +247,5 @@ _COMMANDS: Final = {
     "quota": _Command(_quota, "[set <name> <val>|<domid>]"),
     "quota-soft": _Command(_quota_soft, "[set <name> <val>]"),
     "help": _Command(_help),
+    "guest-stopped": _Command(_guest_stopped, "<domid>"),
 }

@@ -18,8 +18,9 @@ from pyxen.xenstore.connection import Connection, Pending
 from pyxen.xenstore.control import Log
 from pyxen.xenstore.domains import DomainRecord
 from pyxen.xenstore.error import StoreError
+from pyxen.xenstore.features import FEATURES
 from pyxen.xenstore.nodes import Database, Node, Transaction, View
-from pyxen.xenstore.operations import FEATURES, OPERATIONS, Request, remove_tree
+from pyxen.xenstore.operations import OPERATIONS, Request, remove_tree
 from pyxen.xenstore.permissions import (
     EVERYTHING,
     NONE,
@@ -56,6 +57,9 @@ class Xenstored:
     are taken for domains. ``attach(connection, gfn, port)`` is called when a domain is introduced,
     with the frame of its ring and its event channel; it gives the connection its transport, and
     raises StoreError if it cannot. ``clock``: seconds.
+
+    ``later(seconds, work)`` is set by whoever serves several domains, and calls ``work`` after that
+    time in the thread of the store. Without it nothing happens by itself.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Xenstored:
         self.quotas = quotas or Quotas()
         self.exists = exists
         self.attach = attach
+        self.later: Callable[[float, Callable[[], None]], object] | None = None
         self.log = Log()
         self.database = Database()
         self.connections: dict[Connection, None] = {}
@@ -80,6 +85,7 @@ class Xenstored:
         self._watches = WatchIndex()
         self._watch_number = 0
         self._clock = clock
+        self._dropping = False
         self.domains[0] = DomainRecord(0, 0, self.quotas, FEATURES)
         for path in _FIRST_NODES:
             below = [each for each in _FIRST_NODES[1:] if paths.parent_of(each) == path]
@@ -143,7 +149,16 @@ class Xenstored:
 
     def event_deadline(self) -> float:
         """Until when an event of now may wait."""
+        if self.later is not None and not self._dropping:
+            self._dropping = True
+            self.later(_EVENT_TIMEOUT, self._drop_old_events)
         return self._clock() + _EVENT_TIMEOUT
+
+    def _drop_old_events(self) -> None:
+        seconds = self.drop_old_events()
+        self._dropping = seconds is not None
+        if seconds is not None and self.later is not None:
+            self.later(seconds, self._drop_old_events)
 
     def drop_old_events(self) -> float | None:
         """Drop events that domains do not take; returns in how many seconds to call again.

@@ -10,3 +10,11 @@ class StoreError(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
+
+
+class StoreGone(StoreError):
+    """There is no answer, as the server has ended, or is stuck. ``reason`` is for people."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("EIO")
+        self.args = (reason,)

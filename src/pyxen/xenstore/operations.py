@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore import control, paths, permissions
 from pyxen.xenstore.error import StoreError
+from pyxen.xenstore.features import FEATURE_WATCH_DEPTH, FEATURES
 from pyxen.xenstore.nodes import Node, Transaction, View
 from pyxen.xenstore.permissions import OWNER, READ, WRITE, Permission, Permissions
 from pyxen.xenstore.quotas import HARD, SOFT, Quotas, limit
@@ -35,14 +36,6 @@ XS_GET_FEATURE: Final = 23
 XS_SET_FEATURE: Final = 24
 XS_GET_QUOTA: Final = 25
 XS_SET_QUOTA: Final = 26
-FEATURE_WATCH_DEPTH: Final = 4
-
-FEATURES: Final = (
-    abi.XENSTORE_SERVER_FEATURE_RECONNECTION
-    | abi.XENSTORE_SERVER_FEATURE_ERROR
-    | FEATURE_WATCH_DEPTH
-)
-"""What a domain is offered by the feature word of its ring."""
 
 
 class Request:
@@ -326,7 +319,7 @@ def _watch(request: Request) -> bytes:
     strings = request.message.strings()
     connection = request.connection
     depth = None
-    if len(strings) == 3 and _features(connection) & FEATURE_WATCH_DEPTH:
+    if len(strings) == 3 and connection.features & FEATURE_WATCH_DEPTH:
         depth = _integer(strings[2])
         if depth < 0:
             raise StoreError("EINVAL")
@@ -507,14 +500,10 @@ def _is_domain_introduced(request: Request) -> bytes:
 # What a domain is offered and allowed
 
 
-def _features(connection: Connection) -> int:
-    return FEATURES if connection.domain is None else connection.domain.features
-
-
 def _get_feature(request: Request) -> bytes:
     strings = request.message.strings()
     if not strings:
-        return b"%d\0" % _features(request.connection)
+        return b"%d\0" % request.connection.features
     if request.connection.unprivileged:
         raise StoreError("EACCES")
     if len(strings) > 1:
@@ -600,7 +589,7 @@ def _integer(text: bytes) -> int:
 
 
 def _control(request: Request) -> bytes:
-    return control.run(request.daemon, request.message.strings())
+    return control.run(request)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ on in pieces, as there is data and room.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from pyxen.abi.io_xs_wire import (
     XENSTORE_CONNECTED,
@@ -40,8 +41,7 @@ from pyxen.abi.io_xs_wire import (
     XENSTORE_RING_SIZE,
     XENSTORE_SERVER_FEATURE_RECONNECTION,
 )
-from pyxen.xenstore.connection import Connection
-from pyxen.xenstore.operations import FEATURES
+from pyxen.xenstore.connection import Output
 from pyxen.xenstore.wire import ProtocolError
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,31 @@ class _BrokenRing(Exception):
     """The indexes make no sense."""
 
 
+class RingConnection(Protocol):
+    """What a ring is the transport of: a ``Connection``, or a ``GuestConnection`` with a store in
+    another process. See there."""
+
+    domid: int
+    output: deque[Output]
+    ignored: bool
+
+    @property
+    def features(self) -> int: ...
+
+    @property
+    def wanted(self) -> int: ...
+
+    def set_wake(self, wake: Callable[[], None]) -> None: ...
+
+    def receive(self, data: bytes | memoryview) -> None: ...
+
+    def sent(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def ignore(self) -> None: ...
+
+
 class GuestRing:
     """Connects a domain's connection with its page.
 
@@ -77,19 +102,18 @@ class GuestRing:
     """
 
     def __init__(
-        self, connection: Connection, page: memoryview, notify: Callable[[], None]
+        self, connection: RingConnection, page: memoryview, notify: Callable[[], None]
     ) -> None:
         if page.nbytes != PAGE_SIZE or page.readonly:
             raise ValueError(f"xenstore ring: a writable page of {PAGE_SIZE} bytes is expected")
-        record = connection.domain
         self._connection = connection
-        self._features = FEATURES if record is None else record.features
+        self._features = connection.features
         self._bytes = page.cast("B")
         self._words = self._bytes.cast("I")
         self._notify = notify
         self._serving = False
         self._failed = False
-        connection.wake = self.serve
+        connection.set_wake(self.serve)
         self._words[_FEATURES] = self._features
         self._begin()
 
@@ -104,7 +128,7 @@ class GuestRing:
 
     def close(self) -> None:
         """Touch the page no more."""
-        self._connection.wake = lambda: None
+        self._connection.set_wake(lambda: None)
         self._words.release()
         self._bytes.release()
 
