@@ -14,8 +14,9 @@ from typing import Final, TypeVar
 
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
+from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
-from pyxen.toolstack.devices.live import DISK, NIC, Devices
+from pyxen.toolstack.devices.live import CHANNEL, DISK, NIC, Devices
 from pyxen.toolstack.devices.nic import parse_nic
 from pyxen.xenstore import LocalClient
 
@@ -64,6 +65,10 @@ class RunningDomain:
         """Add a network card, in xl's syntax; the result is its number."""
         return self.call(lambda: self._devices.attach_nic(parse_nic(spec)).devid)
 
+    def attach_channel(self, spec: str) -> Future[int]:
+        """Add a console, in xl's syntax; the result is its number."""
+        return self.call(lambda: self._devices.attach_channel(parse_channel(spec)).devid)
+
     def detach_disk(
         self, vdev: str, *, force: bool = False, seconds: float = DETACH_SECONDS
     ) -> Future[None]:
@@ -75,6 +80,12 @@ class RunningDomain:
     ) -> Future[None]:
         """The same with a network card."""
         return self._detach(NIC, lambda: devid, str(devid), force, seconds)
+
+    def detach_channel(
+        self, devid: int, *, force: bool = False, seconds: float = DETACH_SECONDS
+    ) -> Future[None]:
+        """The same with a console."""
+        return self._detach(CHANNEL, lambda: devid, str(devid), force, seconds)
 
     def _detach(
         self, kind: str, number: Callable[[], int], name: str, force: bool, seconds: float

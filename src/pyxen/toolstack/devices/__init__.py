@@ -24,4 +24,10 @@ def _make_vbd(doors: Doors, backend_path: str, frontend_path: str, config: Any) 
     return make_vbd(doors, backend_path, frontend_path, config)
 
 
-FACTORIES: Final[dict[str, Factory]] = {"vbd": _make_vbd}
+def _make_console(doors: Doors, backend_path: str, frontend_path: str, config: Any) -> Backend:
+    from pyxen.toolstack.devices.channel import make_console
+
+    return make_console(doors, backend_path, frontend_path, config)
+
+
+FACTORIES: Final[dict[str, Factory]] = {"vbd": _make_vbd, "console": _make_console}

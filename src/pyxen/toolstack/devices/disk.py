@@ -103,6 +103,10 @@ class DiskConfig:
             "protocol": "x86_64-abi",
         }
 
+    def readonly_nodes(self) -> dict[str, str]:
+        """Those of the front end's that the guest may not change."""
+        return {}
+
 
 def parse_disk(spec: str) -> DiskConfig:
     """Raises PyxenError for what xl would refuse, or what pyxen cannot do."""

@@ -20,6 +20,7 @@ from pyxen.backends.doors import Doors
 from pyxen.backends.xenbus import BACK_END_DIRECTORY, Backend
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices import FACTORIES, Factory
+from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig, stable_mac
 from pyxen.toolstack.domain_store import make_node, remove_tree
@@ -27,7 +28,9 @@ from pyxen.xenstore import LocalClient
 
 DISK: Final = "vbd"
 NIC: Final = "vif"
-_NAMES: Final = {DISK: "disk", NIC: "network card"}
+CHANNEL: Final = "console"
+DeviceConfig = DiskConfig | NicConfig | ChannelConfig
+_NAMES: Final = {DISK: "disk", NIC: "network card", CHANNEL: "console"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,16 @@ class Devices:
         mac = config.mac or stable_mac(self._domain_name, devid)
         return self._attach(NIC, devid, replace(config, devid=devid, mac=mac))
 
-    def _attach(self, kind: str, devid: int, config: DiskConfig | NicConfig) -> Device:
+    def attach_channel(self, config: ChannelConfig) -> Device:
+        """Without a device number it gets the lowest that is free, from 1 on."""
+        devid = config.devid
+        if devid is None:
+            devid = 1
+            while self.find(CHANNEL, devid) is not None:
+                devid += 1
+        return self._attach(CHANNEL, devid, replace(config, devid=devid))
+
+    def _attach(self, kind: str, devid: int, config: DeviceConfig) -> Device:
         name = _NAMES[kind]
         if self.find(kind, devid) is not None:
             raise PyxenError(f"{name} {devid}: the domain has one of this number")
@@ -110,7 +122,7 @@ class Devices:
         backend.machine.attach()
         return device
 
-    def _write(self, device: Device, config: DiskConfig | NicConfig) -> None:
+    def _write(self, device: Device, config: DeviceConfig) -> None:
         """Both directories, and the tool stack's copy. The back end's first: when the guest finds
         its own, all is there."""
         client, domid = self._client, self._doors.domid
@@ -135,6 +147,10 @@ class Devices:
         make_node(client, device.backend_path, ("n0", f"r{domid}"))
         client.write_many({f"{device.backend_path}/{k}": v for k, v in back.items()})
         make_node(client, device.frontend_path, (f"n{domid}", "r0"))
+        for name, value in config.readonly_nodes().items():
+            path = f"{device.frontend_path}/{name}"
+            make_node(client, path, ("n0", f"r{domid}"))
+            client.write(path, value)
         client.write_many({f"{device.frontend_path}/{k}": v for k, v in front.items()})
 
     # Removing

@@ -96,9 +96,12 @@ class NicConfig:
         return {
             "handle": str(self.devid),
             "mac": self.mac,
-            "mtu": str(self.mtu),
             "trusted": str(int(self.trusted)),
         }
+
+    def readonly_nodes(self) -> dict[str, str]:
+        """Those of the front end's that the guest may not change."""
+        return {"mtu": str(self.mtu)}
 
 
 def stable_mac(domain: str, devid: int) -> str:

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""To what an extra console is connected on the host: a pty, or a unix socket that listens.
+
+Output never waits: it goes into a buffer of limited size, out of which the I/O thread writes as the
+other end takes it. That is also what is kept while nobody is connected. Input is read by the piece,
+each when it is asked for: a guest that takes none holds its source back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import tty
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pyxen.backends.console import sockets
+from pyxen.backends.console.buffer import DEFAULT_LIMIT, OutputBuffer
+
+_CHUNK: Final = 16 * 1024
+_RETRY_SECONDS: Final = 1.0
+
+
+class Outlet(ABC):
+    """``tty`` is the path of the terminal, or empty. ``output`` and ``ask`` may be called in any
+    thread, what begins with an underscore is for the loop's."""
+
+    tty = ""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int = DEFAULT_LIMIT) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._buffer = OutputBuffer(limit)
+        self._flushing = False
+        self._asked = False
+        self._deliver: Callable[[bytes], None] = lambda data: None
+        self._fd = -1
+        """The other end, while there is one."""
+
+    @property
+    def discarded(self) -> int:
+        """Bytes of output that were too many."""
+        return self._buffer.discarded
+
+    def start(self, deliver: Callable[[bytes], None]) -> None:
+        """Begin. ``deliver`` gets input, in the loop's thread, once for each ``ask``."""
+        self._deliver = deliver
+        self._loop.call_soon_threadsafe(self._start)
+
+    def output(self, data: bytes) -> None:
+        """Write this as soon as the other end takes it; never waits."""
+        with self._lock:
+            self._buffer.append(data)
+            wanted, self._flushing = not self._flushing, True
+        if wanted:
+            self._loop.call_soon_threadsafe(self._flush)
+
+    def ask(self) -> None:
+        """Read the next piece of input, when there is any."""
+        self._loop.call_soon_threadsafe(self._ask)
+
+    def close(self) -> None:
+        """Write what the other end takes at once, and let go of it. Waits for the loop's thread."""
+
+        async def close() -> None:
+            self._flush()
+            self._close()
+
+        asyncio.run_coroutine_threadsafe(close(), self._loop).result()
+
+    @abstractmethod
+    def _start(self) -> None: ...
+
+    @abstractmethod
+    def _hung_up(self) -> None:
+        """The other end has gone."""
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+    def _connect(self, fd: int) -> None:
+        """There is another end from now on; ``fd`` does not block."""
+        self._fd = fd
+        if self._asked:
+            self._ask()
+        self._flush()
+
+    def _disconnect(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+            self._fd = -1
+
+    def _ask(self) -> None:
+        self._asked = True
+        if self._fd >= 0:
+            self._loop.add_reader(self._fd, self._receive)
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._asked = False
+            self._loop.remove_reader(self._fd)
+            self._deliver(data)
+        else:
+            self._hung_up()
+
+    def _flush(self) -> None:
+        """Write what can be written without waiting."""
+        fd = self._fd
+        with self._lock:
+            self._flushing = False
+            if fd < 0:
+                return
+            try:
+                if self._buffer:
+                    self._buffer.consume(os.write(fd, self._buffer.first(_CHUNK)))
+            except BlockingIOError:
+                pass
+            except OSError:
+                fd = -1
+            # Until it is empty the loop calls us, and ``output`` need not.
+            self._flushing = fd >= 0 and bool(self._buffer)
+        if fd < 0:
+            self._hung_up()
+        elif self._flushing:
+            self._loop.add_writer(fd, self._flush)
+        else:
+            self._loop.remove_writer(fd)
+
+
+class PtyOutlet(Outlet):
+    """A pseudo-terminal of its own, raw, as xenconsoled makes them. This end keeps the user's side
+    open, so that users may come and go. Raises OSError if there is none to be had."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int = DEFAULT_LIMIT) -> None:
+        super().__init__(loop, limit)
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        os.set_blocking(self._master, False)
+        self.tty = os.ttyname(self._slave)
+
+    def _start(self) -> None:
+        self._connect(self._master)
+
+    def _hung_up(self) -> None:
+        """Only if somebody has hung up the terminal by force: it is of no more use then."""
+        self._disconnect()
+
+    def _close(self) -> None:
+        self._disconnect()
+        os.close(self._master)
+        os.close(self._slave)
+
+
+class SocketOutlet(Outlet):
+    """A unix socket that listens, for one client after the other. Raises PyxenError if it cannot be
+    made."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, path: Path, limit: int = DEFAULT_LIMIT
+    ) -> None:
+        super().__init__(loop, limit)
+        self._path = path
+        self._listener = sockets.listen(path)
+        self._client: socket.socket | None = None
+
+    def _start(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            self._client, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # too many open files, say
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(_RETRY_SECONDS, self._start)
+            return
+        self._client.setblocking(False)
+        self._loop.remove_reader(self._listener)
+        self._connect(self._client.fileno())
+
+    def _hung_up(self) -> None:
+        self._drop()
+        self._start()
+
+    def _drop(self) -> None:
+        self._disconnect()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _close(self) -> None:
+        self._drop()
+        self._loop.remove_reader(self._listener)
+        sockets.close(self._listener, self._path)
