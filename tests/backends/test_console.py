@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyxen.backends.console import ConsoleRing, OutputBuffer, Scrollback
+from pyxen.backends.console.buffer import OutputBuffer, Scrollback
+from pyxen.backends.console.ring import ConsoleRing
 
 WRAP = 2**32
 

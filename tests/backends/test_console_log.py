@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyxen.backends.console import LogFile
+from pyxen.backends.console.log_file import LogFile
 from pyxen.errors import PyxenError
 
 STAMP = rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "
@@ -79,18 +79,6 @@ def test_a_file_that_was_copied_and_truncated_goes_on(path: Path) -> None:
     file.write(b"new")
     file.close()
     assert path.read_bytes() == b"new"
-
-
-def test_it_is_opened_anew_when_asked(path: Path) -> None:
-    file = LogFile(path)
-    place = os.stat(path).st_ino
-    descriptor = file._fd
-    file.reopen()
-    file.write(b"x")
-    assert os.stat(path).st_ino == place
-    assert path.read_bytes() == b"x"
-    assert file._fd != descriptor
-    file.close()
 
 
 def test_a_limit_rotates(path: Path) -> None:

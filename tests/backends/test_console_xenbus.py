@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyxen.backends.console import ConsoleBackend, PtyOutlet, SocketOutlet
-from pyxen.backends.console.outlet import Outlet
+from pyxen.backends.console.backend import ConsoleBackend
+from pyxen.backends.console.outlet import Outlet, PtyOutlet, SocketOutlet
 from pyxen.errors import PyxenError
 from pyxen.testing import FakeDoors
 

@@ -23,6 +23,8 @@ from pyxen.toolstack.config import (
 )
 from pyxen.toolstack.config.domain import ACTIONS
 from pyxen.toolstack.config.writer import format_disk, format_nic
+from pyxen.toolstack.console_log import parse_console_log
+from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk
 from pyxen.toolstack.devices.nic import parse_nic
 
@@ -54,6 +56,8 @@ def test_everything() -> None:
         disk = [ "/images/root.img,raw,xvda,rw",
                  "/images/a,b.img,raw,xvdb,ro", ]
         vif = [ "" , "bridge=xenbr0,rate=10Mb/s" ]
+        channel = [ "name=agent,connection=socket,path=/run/agent" ]
+        console_log = "/var/log/web.log,timestamp"
         on_poweroff = "preserve"
         on_reboot = "rename-restart"
         on_crash = "restart"
@@ -86,6 +90,8 @@ def test_everything() -> None:
             parse_disk("vdev=xvdb,access=ro,target=/images/a,b.img"),
         ),
         nics=(parse_nic(""), parse_nic("bridge=xenbr0,rate=10Mb/s")),
+        channels=(parse_channel("name=agent,connection=socket,path=/run/agent"),),
+        console_log=parse_console_log("/var/log/web.log,timestamp"),
         on_poweroff="preserve",
         on_reboot="rename-restart",
         on_crash="restart",
@@ -280,6 +286,14 @@ CPUID = st.dictionaries(
     max_size=3,
 )
 ENDS = st.sampled_from(ACTIONS)
+CHANNELS = st.sampled_from(
+    (
+        "name=a,connection=pty",
+        "name=b,connection=socket,path=/run/b",
+        "name=c,connection=pty,limit=9",
+    )
+)
+LOGS = st.sampled_from(("/log", "log,timestamp", "log,limit=10M", "log,limit=1,keep=2"))
 
 
 @st.composite
@@ -306,6 +320,8 @@ def configs(draw: Callable[..., int]) -> DomainConfig:
                 lambda both: both[: vcpus % 3]
             ),
             nics=st.lists(nics().map(parse_nic), max_size=2).map(tuple),
+            channels=st.lists(CHANNELS.map(parse_channel), max_size=2).map(tuple),
+            console_log=st.none() | LOGS.map(parse_console_log),
             on_poweroff=ENDS,
             on_reboot=ENDS,
             on_crash=ENDS,

@@ -18,8 +18,9 @@ from pyxen.hypervisor.events import BACK_END_DOMAIN
 from pyxen.hypervisor.grant_access import GrantAccess
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.testing import FakeEngine
+from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk
-from pyxen.toolstack.devices.live import DISK, NIC, Devices
+from pyxen.toolstack.devices.live import CHANNEL, DISK, NIC, Devices
 from pyxen.toolstack.devices.nic import parse_nic
 from pyxen.toolstack.domain_store import DomainNodes
 from pyxen.toolstack.store import EmbeddedStore
@@ -27,6 +28,7 @@ from pyxen.xenstore import StoreError
 
 STORE_PFN = 5
 XVDA = 51712
+CHANNELS = ("name=a,connection=pty", "name=b,connection=socket,path=/run/b,limit=4096")
 
 
 class Passive(Backend):
@@ -94,7 +96,7 @@ class Run:
             executor=None,  # type: ignore[arg-type]
             loop=None,  # type: ignore[arg-type]
         )
-        factories = {DISK: make_passive, NIC: make_passive}
+        factories = {DISK: make_passive, NIC: make_passive, CHANNEL: make_passive}
         self.devices = Devices(doors, self.store.client, "web", factories)
 
     def end(self) -> None:
@@ -252,6 +254,44 @@ def test_cards_are_numbered_and_get_addresses(run: Run) -> None:
     assert len(macs) == 4
     run.devices.detach(NIC, 1)
     assert run.devices.attach_nic(parse_nic("")).devid == 1
+
+
+def test_a_channel_has_the_nodes_of_libxl(run: Run) -> None:
+    first, second = (run.devices.attach_channel(parse_channel(spec)) for spec in CHANNELS)
+    assert (first.devid, second.devid) == (1, 2)
+    front, back = second.frontend_path, second.backend_path
+    assert (front, back) == (
+        "/local/domain/1/device/console/2",
+        "/local/domain/0/backend/console/1/2",
+    )
+    told = {
+        "backend": back,
+        "backend-id": "0",
+        "protocol": "vt100",
+        "state": "1",
+        "name": "b",
+        "limit": "4096",
+        "type": "ioemu",
+        "output": "chardev:libxl-channel2",
+        "tty": "",
+    }
+    assert sorted(run.store.client.directory(front)) == sorted(told)
+    assert {name: run.read(f"{front}/{name}") for name in told} == told
+    assert run.read(f"{back}/connection") == "socket"
+    assert run.read(f"{back}/path") == "/run/b"
+    # The guest may write what it has to, and no more.
+    for name in ("state", "ring-ref", "port"):
+        answer = run.request(wire.XS_WRITE, f"{front}/{name}\x001".encode())
+        assert answer == (wire.XS_WRITE, b"OK\0")
+    for name in ("name", "limit", "type", "output", "tty"):
+        answer = run.request(wire.XS_WRITE, f"{front}/{name}\x001".encode())
+        assert answer == (wire.XS_ERROR, b"EACCES\0")
+
+
+def test_the_mtu_of_a_card_is_not_the_guests(run: Run) -> None:
+    path = run.devices.attach_nic(parse_nic("mtu=9000")).frontend_path
+    assert run.read(f"{path}/mtu") == "9000"
+    assert run.request(wire.XS_WRITE, f"{path}/mtu\x001".encode())[1] == b"EACCES\0"
 
 
 def test_a_kind_without_a_back_end_is_told(run: Run) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pyxen.abi.io_console import XENCONS_INTERFACE
-from pyxen.backends.console import ConsoleRing, Scrollback
+from pyxen.backends.console.buffer import Scrollback
+from pyxen.backends.console.ring import ConsoleRing
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.crash import DomainCrash

@@ -115,6 +115,18 @@ def add_parser(
         default=[],
         help="a network card, as in xl.cfg: mac=..,bridge=..; or user,hostfwd=tcp:2222:22",
     )
+    parser.add_argument(
+        "--channel",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="a further console, as in xl.cfg: name=NAME,connection=pty or socket,path=PATH",
+    )
+    parser.add_argument(
+        "--console-log",
+        metavar="FILE[,timestamp][,limit=SIZE][,keep=N]",
+        help="record the output of the console in a file, too",
+    )
     parser.add_argument("--name", help="the domain's name (default: that of the image or kernel)")
     parser.add_argument(
         "--engine",
@@ -161,7 +173,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> DomainConfig:
     from pyxen.toolstack.config import DomainConfig
+    from pyxen.toolstack.console_log import parse_console_log
     from pyxen.toolstack.cpuid_config import parse_cpuid
+    from pyxen.toolstack.devices.channel import parse_channel
     from pyxen.toolstack.devices.disk import parse_disk
     from pyxen.toolstack.devices.nic import parse_nic
 
@@ -185,6 +199,8 @@ def _config(arguments: argparse.Namespace) -> DomainConfig:
         name=arguments.name or arguments.image or arguments.kernel.name,
         disks=tuple(parse_disk(spec) for spec in arguments.disk),
         nics=tuple(parse_nic(spec) for spec in arguments.net),
+        channels=tuple(parse_channel(spec) for spec in arguments.channel),
+        console_log=parse_console_log(arguments.console_log) if arguments.console_log else None,
     )
 
 

@@ -38,7 +38,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +46,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
+from pyxen.backends.console.ring import ConsoleRing
 from pyxen.builder.image import load_kernel
 from pyxen.engine.protocol import EngineError
 from pyxen.errors import PyxenError
@@ -53,7 +55,7 @@ from pyxen.hypervisor.crash import DomainCrash
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.instruments import Statistics
 from pyxen.toolstack.config import DomainConfig
-from pyxen.toolstack.lifecycle import build_domain, make_domain, make_engine
+from pyxen.toolstack.lifecycle import Built, build_domain, make_domain, make_engine
 
 RUNTIME: Final = Path(__file__).parent / "runtime"
 """The folder of ``runtime.h`` and what belongs to it."""
@@ -253,12 +255,20 @@ def prepare_kernel(
     try:
         domain = make_domain(engine, config, output=output.extend)
         try:
-            build_domain(domain, image, config, output.extend)
+            built = build_domain(domain, image, config, with_store=False)
+            _connect_console(domain, built, output.extend)
             yield PreparedKernel(domain, output)
         finally:
             domain.close()
     finally:
         engine.close()
+
+
+def _connect_console(domain: Domain, built: Built, output: Callable[[bytes], None]) -> None:
+    """There is no store by which a back end would find it."""
+    port = domain.events.bind_back_end(built.nodes.console_port)
+    page = built.grants.map(GNTTAB_RESERVED_CONSOLE).page
+    port.listen(ConsoleRing(page, port.send, output).on_event)
 
 
 def run_kernel(

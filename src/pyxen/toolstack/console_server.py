@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pyxen.backends.console import OutputBuffer, sockets
-from pyxen.backends.console.buffer import DEFAULT_LIMIT
+from pyxen.backends.console import sockets
+from pyxen.backends.console.buffer import DEFAULT_LIMIT, OutputBuffer
 from pyxen.toolstack.threads import IoThread
 
 MAX_READERS: Final = 32

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pyxen.backends.console.buffer import DEFAULT_LIMIT
 from pyxen.xenstore import LocalClient
 
-CONSOLE_LIMIT: Final = 1 << 20
 _FEATURES: Final = (
     "platform-feature-multiprocessor-suspend",
     "platform-feature-xs_reset_watches",
@@ -133,7 +133,7 @@ def _write_console(client: LocalClient, domain: DomainNodes) -> None:
         {
             f"{front}/backend": back,
             f"{front}/backend-id": "0",
-            f"{front}/limit": str(CONSOLE_LIMIT),
+            f"{front}/limit": str(DEFAULT_LIMIT),
             f"{front}/type": "xenconsoled",
             f"{front}/output": "pty",
             f"{front}/tty": "",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from pyxen.backends.console.primary import PrimaryConsole
 from pyxen.backends.doors import Doors
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.events_back_end import BackEndPort
@@ -39,6 +40,7 @@ class Host:
         self.io = IoThread()
         self.executor = ThreadPoolExecutor(_DISK_THREADS, "pyxen-disk")
         self.devices: Devices | None = None
+        self.console: PrimaryConsole | None = None
 
     def __enter__(self) -> Host:
         self.io.__enter__()
@@ -49,8 +51,15 @@ class Host:
         self.executor.shutdown()
         self.io.__exit__(*exception)
 
-    def introduce(self, domain: Domain, grants: GrantAccess, nodes: DomainNodes) -> None:
-        """Connect a domain that has been built with the store, and make its doors."""
+    def introduce(
+        self,
+        domain: Domain,
+        grants: GrantAccess,
+        nodes: DomainNodes,
+        output: Callable[[bytes], None],
+    ) -> PrimaryConsole:
+        """Connect a domain that has been built with the store, make its doors, and serve its
+        console, whose output goes there."""
         client = self.store.add(domain, grants, nodes)
 
         def bind(guest_port: int, notify: Callable[[], None]) -> BackEndPort:
@@ -68,6 +77,9 @@ class Host:
             loop=self.io.loop,
         )
         self.devices = Devices(doors, self.store.client, nodes.name)
+        self.console = PrimaryConsole(doors, f"{nodes.path}/console", output)
+        self.console.attach()
+        return self.console
 
     def add_devices(self, domain: Domain, config: DomainConfig) -> None:
         """Those that the domain has from its start. Raises PyxenError."""
@@ -76,10 +88,15 @@ class Host:
             self.devices.attach_disk(disk)
         for nic in config.nics:
             self.devices.attach_nic(nic)
+        for channel in config.channels:
+            self.devices.attach_channel(channel)
         self._started(RunningDomain(domain, self.store.client, self.devices, self.io.loop))
 
     def device_statistics(self) -> dict[str, dict[str, int]]:
-        return self.devices.statistics() if self.devices is not None else {}
+        """Counters of back ends, by the device's name; the console is number 0 of its kind."""
+        if self.console is None or self.devices is None:
+            return {}
+        return {"console-0": self.console.statistics(), **self.devices.statistics()}
 
     def remove(self, domain: Domain) -> None:
         """The domain has stopped: tell so, and let go of all that is its."""
@@ -87,4 +104,7 @@ class Host:
         if self.devices is not None:
             self.devices.close()
             self.devices = None
+        if self.console is not None:
+            self.console.detach()
+            self.console = None
         self.store.remove(domain.domid)

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -24,7 +25,9 @@ from uuid import UUID
 from pyxen import engine as engines
 from pyxen.abi.errno import ERRNO_NAMES
 from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE
-from pyxen.backends.console import ConsoleRing, Scrollback
+from pyxen.backends.console.buffer import Scrollback
+from pyxen.backends.console.log_file import LogFile
+from pyxen.backends.console.primary import PrimaryConsole
 from pyxen.builder.image import KernelImage, load_kernel
 from pyxen.builder.pv import PvStart, build_pv
 from pyxen.builder.symbols import SymbolTable, load_symbols
@@ -101,13 +104,31 @@ def run(
     sys.setswitchinterval(_SWITCH_INTERVAL)
     kernel = load_kernel(config.kernel)
     symbols = _Symbols(kernel, config.system_map)
-    with Host(timeout, started) as host:
+    with ExitStack() as stack:
+        if config.console_log is not None:
+            log_file = stack.enter_context(closing(config.console_log.open()))
+            console = _Recorded(console, log_file)
+        host = stack.enter_context(Host(timeout, started))
         for domid in count(_FIRST_DOMAIN):
             outcome = _run_once(config, kernel, symbols, console, instruments, host, domid)
             if outcome.exit_reason != "reboot" or config.on_reboot != "restart":
                 return outcome
             log.info("the guest reboots")
     raise AssertionError
+
+
+class _Recorded:
+    """A console whose output goes into a file first, as its reader may be slow."""
+
+    def __init__(self, console: ConsoleEndpoint, log_file: LogFile) -> None:
+        self.serve = console.serve
+        self.leave = console.leave
+        self._output = console.output
+        self._record = log_file.write
+
+    def output(self, data: bytes) -> None:
+        self._record(data)
+        self._output(data)
 
 
 def _run_once(
@@ -130,8 +151,9 @@ def _run_once(
         domain = make_domain(engine, config, domid, output)
         domain.instruments.extend(instruments)
         try:
-            ring = build_domain(domain, kernel, config, output, host)
+            built = build_domain(domain, kernel, config)
             try:
+                ring = host.introduce(domain, built.grants, built.nodes, output)
                 host.add_devices(domain, config)
                 outcome = _run_domain(domain, symbols, ring, console, scrollback, host)
                 figures = replace(outcome.statistics, devices=host.device_statistics())
@@ -175,18 +197,22 @@ def make_domain(
     return domain
 
 
-def build_domain(
-    domain: Domain,
-    kernel: KernelImage,
-    config: DomainConfig,
-    output: Callable[[bytes], None],
-    host: Host | None = None,
-) -> ConsoleRing:
-    """Fill the domain's memory and connect its console; the domain is then ready to run.
+@dataclass(frozen=True)
+class Built:
+    """What a domain is connected with, once it is in its memory."""
 
-    Without a host it finds no xenstore.
+    grants: GrantAccess
+    nodes: DomainNodes
+
+
+def build_domain(
+    domain: Domain, kernel: KernelImage, config: DomainConfig, *, with_store: bool = True
+) -> Built:
+    """Fill the domain's memory; it is then ready to run, when its store and its console are served.
+
+    Without a store it finds none.
     """
-    store_port = domain.events.alloc_unbound(BACK_END_DOMAIN) if host is not None else _NO_STORE
+    store_port = domain.events.alloc_unbound(BACK_END_DOMAIN) if with_store else _NO_STORE
     console_port = domain.events.alloc_unbound(BACK_END_DOMAIN)
     start = build_pv(
         domain,
@@ -200,18 +226,13 @@ def build_domain(
     # The tools grant these pages to domain 0 in the guest's place.
     domain.grants.seed(GNTTAB_RESERVED_CONSOLE, start.console_mfn)
     domain.grants.seed(GNTTAB_RESERVED_XENSTORE, start.store_mfn)
-    grants = GrantAccess(domain.grants, domain.forget_code)
-    port = domain.events.bind_back_end(console_port)
-    ring = ConsoleRing(grants.map(GNTTAB_RESERVED_CONSOLE).page, port.send, output)
-    port.listen(ring.on_event)
     try:
         domain.start(start.entry, start.stack_pointer, start.start_info_address, start.l4_mfn)
     except XenError as error:
         name = ERRNO_NAMES.get(error.errno, str(error.errno))
         raise PyxenError(f"{config.kernel}: its initial page tables are refused: {name}") from None
-    if host is not None:
-        host.introduce(domain, grants, _nodes(domain, config, start, store_port, console_port))
-    return ring
+    grants = GrantAccess(domain.grants, domain.forget_code)
+    return Built(grants, _nodes(domain, config, start, store_port, console_port))
 
 
 def _nodes(
@@ -240,7 +261,7 @@ def _nodes(
 def _run_domain(
     domain: Domain,
     symbols: _Symbols,
-    ring: ConsoleRing,
+    ring: PrimaryConsole,
     console: ConsoleEndpoint,
     scrollback: Scrollback,
     host: Host,
@@ -274,7 +295,7 @@ def _run_domain(
 
 
 def _start_serving(
-    console: ConsoleEndpoint, domain: Domain, ring: ConsoleRing, io: IoThread
+    console: ConsoleEndpoint, domain: Domain, ring: PrimaryConsole, io: IoThread
 ) -> Future[None]:
     """Return when ``serve`` has begun: from then on signals end the run by way of it."""
     begun = threading.Event()

@@ -2,9 +2,8 @@
 """A console's output in a file, as xenconsoled keeps it with ``--log=guest``.
 
 The file is appended to. Whoever moves it away, as logrotate does, finds a new one at the next
-output; nothing has to be signalled, though ``reopen`` is there for a process that gets SIGHUP, as
-xenconsoled does. With a limit the file is rotated when it would grow beyond: ``console.log``
-becomes ``console.log.1``, that one ``console.log.2``, and so on.
+output; it needs no SIGHUP for that, as xenconsoled does. With a limit the file is rotated when it
+would grow beyond: ``console.log`` becomes ``console.log.1``, that one ``console.log.2``, and so on.
 
 With timestamps each line begins with ``[2026-11-23 03:14:15] ``, the local time of its first byte.
 A line is then what ends with a newline; carriage returns behind that are left out.
@@ -43,7 +42,7 @@ class LogFile:
         limit: how large the file may grow in bytes; 0: without end.
         kept: how many older files are kept beside it, if there is a limit.
 
-    ``write`` is called in one thread at a time, ``reopen`` in any.
+    All in one thread at a time.
     """
 
     def __init__(
@@ -56,7 +55,6 @@ class LogFile:
         self._limit = limit
         self._kept = kept
         self._fd = -1
-        self._wanted = False
         self._told = False
         self._at_line_start = True
         try:
@@ -69,7 +67,7 @@ class LogFile:
         if self._timestamps:
             data = self._stamped(data)
         try:
-            if self._wanted or not self._is_in_place():
+            if not self._is_in_place():
                 self._open()
             if self._must_rotate(len(data)):
                 self._rotate()
@@ -87,10 +85,6 @@ class LogFile:
                     error.strerror,
                 )
 
-    def reopen(self) -> None:
-        """Let the next output go to a file that is opened anew."""
-        self._wanted = True
-
     def close(self) -> None:
         """A second time does nothing."""
         if self._fd >= 0:
@@ -101,7 +95,6 @@ class LogFile:
         fd = os.open(self.path, _FLAGS, _MODE)
         self.close()
         self._fd = fd
-        self._wanted = False
         status = os.fstat(fd)
         self._place = (status.st_dev, status.st_ino)
         self._size = status.st_size

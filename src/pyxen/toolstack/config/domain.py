@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyxen.errors import PyxenError
+from pyxen.toolstack.console_log import ConsoleLogConfig
+from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig
 
@@ -48,6 +50,8 @@ class DomainConfig:
     cpuid: Mapping[Place, str] = field(default_factory=dict)
     disks: tuple[DiskConfig, ...] = ()
     nics: tuple[NicConfig, ...] = ()
+    channels: tuple[ChannelConfig, ...] = ()
+    console_log: ConsoleLogConfig | None = None
     on_poweroff: str = "destroy"
     on_reboot: str = "restart"
     on_crash: str = "destroy"

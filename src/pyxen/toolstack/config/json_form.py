@@ -14,6 +14,8 @@ from typing import Any, Final
 from pyxen.errors import PyxenError
 from pyxen.toolstack.config.domain import DEFAULT_WEIGHT, DomainConfig
 from pyxen.toolstack.config.writer import format_cpuid
+from pyxen.toolstack.console_log import parse_console_log
+from pyxen.toolstack.devices.channel import CONNECTIONS, ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig, virtual_device_number
 from pyxen.toolstack.devices.nic import Forward, NicConfig
 from pyxen.toolstack.devices.rate import RateLimit
@@ -55,6 +57,10 @@ def to_json(config: DomainConfig) -> dict[str, Any]:
         shown["disks"] = [_disk_to_json(disk) for disk in config.disks]
     if config.nics:
         shown["nics"] = [_nic_to_json(nic) for nic in config.nics]
+    if config.channels:
+        shown["channels"] = [_channel_to_json(channel) for channel in config.channels]
+    if config.console_log is not None:
+        shown["console_log"] = str(config.console_log)
     for reason in _REASONS:
         action = config.action(reason)
         shown[f"on_{reason}"] = _ACTIONS.get(action, action)
@@ -99,6 +105,8 @@ def _from_json(shown: Any) -> DomainConfig:
         cpuid=cpuid,
         disks=tuple(_disk_from_json(disk) for disk in shown.get("disks", ())),
         nics=tuple(_nic_from_json(nic) for nic in shown.get("nics", ())),
+        channels=tuple(_channel_from_json(each) for each in shown.get("channels", ())),
+        console_log=parse_console_log(shown["console_log"]) if "console_log" in shown else None,
         max_grant_frames=build["max_grant_frames"],
         max_maptrack_frames=build["max_maptrack_frames"],
         max_grant_version=build["max_grant_version"],
@@ -189,6 +197,26 @@ def _nic_from_json(shown: Any) -> NicConfig:
         trusted=shown["trusted"],
         ip=shown.get("ip", ""),
         extra={name: value for name, value in extra.items() if value},
+    )
+
+
+def _channel_to_json(channel: ChannelConfig) -> dict[str, Any]:
+    connection: dict[str, Any] = {"path": channel.path} if channel.path else {}
+    shown: dict[str, Any] = {"name": channel.name, f"connection.{channel.connection}": connection}
+    shown["limit"] = channel.limit
+    if channel.devid is not None:
+        shown["devid"] = channel.devid
+    return shown
+
+
+def _channel_from_json(shown: Any) -> ChannelConfig:
+    (connection,) = (each for each in CONNECTIONS if f"connection.{each}" in shown)
+    return ChannelConfig(
+        name=shown["name"],
+        connection=connection,
+        path=shown[f"connection.{connection}"].get("path", ""),
+        limit=shown["limit"],
+        devid=shown.get("devid"),
     )
 
 

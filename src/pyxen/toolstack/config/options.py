@@ -15,18 +15,18 @@ def _names(text: str) -> frozenset[str]:
 
 USED: Final = _names(
     """
-    builder cap cmdline cpu_weight cpuid disk extra kernel max_event_channels max_grant_frames
-    max_grant_version max_maptrack_frames maxmem maxvcpus memory name on_crash on_poweroff
-    on_reboot on_watchdog ramdisk root type uuid vcpus vif
+    builder cap channel cmdline cpu_weight cpuid disk extra kernel max_event_channels
+    max_grant_frames max_grant_version max_maptrack_frames maxmem maxvcpus memory name on_crash
+    on_poweroff on_reboot on_watchdog ramdisk root type uuid vcpus vif
     """
 )
 
-OWN: Final = _names("engine image system_map")
+OWN: Final = _names("console_log engine image system_map")
 """pyxen's own. xl takes no notice of names that it does not know."""
 
 NOT_YET: Final = _names(
     """
-    argo blkdev_start bootloader bootloader_args bootloader_restrict bootloader_user channel
+    argo blkdev_start bootloader bootloader_args bootloader_restrict bootloader_user
     claim_mode cpus cpus_soft driver_domain dtdev e820_host extratime firmware
     ignore_global_affinity_masks init_seclabel iomem ioports irqs latency localtime nomigrate
     on_soft_reset p9 passthrough pci pci_msitranslate pci_permissive pci_power_mgmt pci_seize

@@ -18,6 +18,8 @@ from pyxen.errors import PyxenError
 from pyxen.toolstack.config import options
 from pyxen.toolstack.config.domain import ACTIONS, ENGINES, DomainConfig
 from pyxen.toolstack.config.syntax import Setting, Text, parse
+from pyxen.toolstack.console_log import ConsoleLogConfig, parse_console_log
+from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk
 from pyxen.toolstack.devices.nic import parse_nic
 
@@ -106,6 +108,8 @@ class _Reader:
             "cpuid": self._cpuid(),
             "disks": self._items("disk", parse_disk),
             "nics": self._items("vif", parse_nic),
+            "channels": self._items("channel", parse_channel),
+            "console_log": self._console_log(),
             "max_grant_frames": self._number("max_grant_frames", 1, _INT_MAX),
             "max_maptrack_frames": self._number("max_maptrack_frames", 0, _INT_MAX),
             "max_grant_version": self._number("max_grant_version", 1, 2),
@@ -221,6 +225,15 @@ class _Reader:
             return parse_cpuid([item.text for item in self._texts("cpuid", single=True)])
         except PyxenError as error:
             raise self._fail("cpuid", str(error).removeprefix("cpuid: ")) from None
+
+    def _console_log(self) -> ConsoleLogConfig | None:
+        text = self._text("console_log")
+        if text is None:
+            return None
+        try:
+            return parse_console_log(text)
+        except PyxenError as error:
+            raise self._fail("console_log", str(error)) from None
 
     def _items(self, option: str, read: Callable[[str], Item]) -> tuple[Item, ...]:
         items = []

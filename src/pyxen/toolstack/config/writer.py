@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from pyxen.backends.console.buffer import DEFAULT_LIMIT
 from pyxen.toolstack.config.domain import DomainConfig
 from pyxen.toolstack.config.syntax import format_setting
+from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import Forward, NicConfig
 from pyxen.toolstack.devices.rate import RateLimit
@@ -39,6 +41,8 @@ def format_config(config: DomainConfig) -> str:
         "cpuid": format_cpuid(config.cpuid) or None,
         "disk": [format_disk(disk) for disk in config.disks] or None,
         "vif": [format_nic(nic) for nic in config.nics] or None,
+        "channel": [format_channel(channel) for channel in config.channels] or None,
+        "console_log": str(config.console_log) if config.console_log is not None else None,
         "on_poweroff": config.on_poweroff,
         "on_reboot": config.on_reboot,
         "on_crash": config.on_crash,
@@ -107,6 +111,16 @@ def format_nic(nic: NicConfig) -> str:
         *(["host-loopback"] if nic.host_loopback else []),
         *([] if nic.trusted else ["untrusted"]),
     ]
+    return ",".join(parts)
+
+
+def format_channel(channel: ChannelConfig) -> str:
+    """As ``parse_channel`` reads it."""
+    parts = [f"name={channel.name}", f"connection={channel.connection}"]
+    if channel.path:
+        parts.append(f"path={channel.path}")
+    if channel.limit != DEFAULT_LIMIT:
+        parts.append(f"limit={channel.limit}")
     return ",".join(parts)
 
 

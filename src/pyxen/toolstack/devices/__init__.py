@@ -25,7 +25,7 @@ def _make_vbd(doors: Doors, backend_path: str, frontend_path: str, config: Any) 
 
 
 def _make_console(doors: Doors, backend_path: str, frontend_path: str, config: Any) -> Backend:
-    from pyxen.toolstack.devices.channel import make_console
+    from pyxen.toolstack.devices.console import make_console
 
     return make_console(doors, backend_path, frontend_path, config)
 

@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from pyxen.backends.console import ConsoleBackend, Outlet, PtyOutlet, SocketOutlet
 from pyxen.backends.console.buffer import DEFAULT_LIMIT
-from pyxen.backends.doors import Doors
 from pyxen.errors import PyxenError
 
 log = logging.getLogger("pyxen")
@@ -104,19 +101,3 @@ def _limit(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 12 and 0 < int(text) <= _MAX_LIMIT):
         raise PyxenError(f"limit: {text!r} is no number of bytes from 1 to {_MAX_LIMIT}")
     return int(text)
-
-
-def make_console(
-    doors: Doors, backend_path: str, frontend_path: str, config: ChannelConfig
-) -> ConsoleBackend:
-    """Raises PyxenError if the socket or the terminal cannot be made."""
-    return ConsoleBackend(doors, backend_path, frontend_path, _outlet(doors, config))
-
-
-def _outlet(doors: Doors, config: ChannelConfig) -> Outlet:
-    if config.connection == "socket":
-        return SocketOutlet(doors.loop, Path(config.path), config.limit)
-    try:
-        return PtyOutlet(doors.loop, config.limit)
-    except OSError as error:
-        raise PyxenError(f"channel {config.name}: no terminal: {error.strerror}") from error
