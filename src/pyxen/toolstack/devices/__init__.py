@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyxen.backends.xenbus import Backend
 
     Factory = Callable[[Doors, str, str, Any], Backend]
-"""Of doors, back end's path, front end's path, and the configuration of the device."""
+    """Of doors, back end's path, front end's path, and the configuration of the device."""
 
 
 def _make_vbd(doors: Doors, backend_path: str, frontend_path: str, config: Any) -> Backend:

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pyxen.abi.io_xenbus import XenbusStateInitialising
 from pyxen.backends.doors import Doors
 from pyxen.backends.xenbus import BACK_END_DIRECTORY, Backend
 from pyxen.errors import PyxenError
-from pyxen.toolstack.devices import FACTORIES, Factory
+from pyxen.toolstack.devices import FACTORIES
 from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig, stable_mac
 from pyxen.toolstack.domain_store import make_node, remove_tree
 from pyxen.xenstore import LocalClient
+
+if TYPE_CHECKING:
+    from pyxen.toolstack.devices import Factory
 
 DISK: Final = "vbd"
 NIC: Final = "vif"
