@@ -7,6 +7,7 @@ import struct
 
 import pytest
 from small_domain import (
+    BASE,
     FREE,
     L1,
     L4,
@@ -39,6 +40,7 @@ from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.timers import PERIODIC, SINGLE_SHOT
 from pyxen.hypervisor.vcpu import Vcpu
+from pyxen.hypervisor.vcpu_context import get_context
 
 VCPU_OP = xen.HYPERVISOR_vcpu_op
 SCHED_OP = xen.HYPERVISOR_sched_op
@@ -127,6 +129,53 @@ class TestUpAndDown:
         place = self.context(guest, **changes)
         assert guest.call(VCPU_OP, vcpu.VCPUOP_initialise, 1, place) == 0
         return guest.domain.vcpus[1]
+
+    @pytest.mark.parametrize("flags", [0, arch.VGCF_in_kernel])
+    def test_a_context_can_be_read_back(self, guest2: SmallDomain, flags: int) -> None:
+        """All of it: another vCPU that is given what was read is the same."""
+        layout, registers = arch.VCPU_GUEST_CONTEXT, arch.CPU_USER_REGS.offsets
+        vgcf = flags | arch.VGCF_i387_valid | arch.VGCF_failsafe_disables_events
+        place = self.context(
+            guest2,
+            flags=vgcf,
+            user_table=guest2.maddr(USER_L4),
+            gdt_frame=guest2.mfn(FREE),
+            gdt_ents=512,
+            ldt_base=BASE,
+            ldt_ents=7,
+            kernel_ss=arch.FLAT_RING3_SS64,
+            kernel_sp=0x9000,
+            event_callback_eip=0x3000,
+            failsafe_callback_eip=0x4000,
+            syscall_callback_eip=0x5000,
+            trap=0x6000,
+            trap_flags=4,
+            fs_base=1 << 40,
+            gs_base_kernel=6,
+            gs_base_user=5,
+            cs=FLAT_USER_CS64,
+            ss=arch.FLAT_RING3_SS64,
+            r15=15,
+            rflags=0x3202,
+            debugreg=0x7000,
+        )
+        given = bytearray(guest_access.copy_from(guest2.vcpu, place, layout.size))
+        assert guest2.call(VCPU_OP, vcpu.VCPUOP_initialise, 1, place) == 0
+        second = guest2.domain.vcpus[1]
+        read = get_context(second)
+        for name, size in layout.sizes.items():
+            if name in ("fpu_ctxt", "trap_ctxt", "ctrlreg", "debugreg"):
+                continue
+            start = layout.offsets[name]
+            if name == "user_regs":  # Xen's mask of events is told with them
+                given[start + registers["saved_upcall_mask"]] = 1
+            assert read[start : start + size] == given[start : start + size], name
+        assert read[: layout.sizes["fpu_ctxt"]] == given[: layout.sizes["fpu_ctxt"]]
+        control = struct.unpack_from("<8Q", read, layout.offsets["ctrlreg"])
+        assert (control[1], control[3]) == (guest2.maddr(USER_L4), guest2.maddr(L4))
+        traps = arch.TRAP_INFO.iter_unpack(read[layout.offsets["trap_ctxt"] :][:4096])
+        assert next(traps) == (0, 4, 3, 0x6000)
+        assert struct.unpack_from("<Q", read, layout.offsets["debugreg"]) == (0x7000,)
 
     def test_start_in_user_mode(self, guest2: SmallDomain) -> None:
         second = self.start(

@@ -38,7 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
     _line("memory", _memory(Path("/proc/meminfo")))
     _line("/dev/kvm", _kvm(Path("/dev/kvm"), Path("/sys/module/kvm_pvm")))
     xen = f"{version.XEN_MAJOR}.{version.XEN_MINOR}{version.EXTRA_VERSION}"
-    _line("xen version", f"{xen} ({version.CAPABILITIES})")
+    _line("xen version", f"{xen} ({version.CAPABILITIES.strip()})")
     for found in engine.probe():
         state = "usable" if found.usable else "not usable"
         _line(f"engine {found.name}", f"{state}: {found.reason}" if found.reason else state)

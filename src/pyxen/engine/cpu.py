@@ -58,6 +58,10 @@ class Cpu:
         """Load x87 and SSE registers with an image as FXSAVE writes it."""
         raise NotImplementedError
 
+    def save_fpu(self) -> bytes:
+        """These registers as such an image."""
+        raise NotImplementedError
+
     def in_long_mode(self) -> bool:
         """Whether the code segment is one of 64-bit code. Guest code may have changed it itself."""
         raise NotImplementedError

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The state in which a vCPU starts: a ``vcpu_guest_context``, taken by VCPUOP_initialise.
+"""The state of a vCPU as a ``vcpu_guest_context``: VCPUOP_initialise takes one for a vCPU that
+starts, and a dump of a domain's memory contains those of all.
 
 It has all that Xen keeps of a vCPU: registers, FPU, handlers, descriptor tables, page tables,
 callbacks and bases. Addresses are checked at once. Selectors are not: they are loaded when the vCPU
 runs for the first time, and what is wrong with them is told to the guest then, as after any switch
 of vCPUs. The flag VGCF_in_kernel says in which mode it starts.
 
-Reference: Xen's ``arch_set_info_guest``.
+Reference: Xen's ``arch_set_info_guest`` and ``arch_get_info_guest``.
 """
 
 from __future__ import annotations
@@ -32,18 +33,23 @@ from pyxen.abi.arch_x86_64 import (
 from pyxen.abi.errno import EINVAL
 from pyxen.errors import XenError
 from pyxen.hypervisor.addresses import is_guest_address
-from pyxen.hypervisor.descriptor_tables import load_gdt, release_gdt
+from pyxen.hypervisor.descriptor_tables import load_gdt, mapped_pages, release_gdt
 from pyxen.hypervisor.emulate.privileged import CR0_TS
 from pyxen.hypervisor.hypercalls.debugreg import set_debugreg
 from pyxen.hypervisor.msr import is_canonical
 from pyxen.hypervisor.page_flags import ENTRIES, PAGE_SHIFT, PAGE_SIZE
+from pyxen.hypervisor.vcpu import CR2, MASK
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.vcpu import Vcpu
 
 _MAX_LDT_ENTRIES: Final = 8192
 _RPL: Final = 3
-_FLAGS: Final = 0x3D7FD5 & ~0x3000
+_IOPL_SHIFT: Final = 12
+_IOPL: Final = 3 << _IOPL_SHIFT
+_GDT_PAGES: Final = FIRST_RESERVED_GDT_ENTRY // ENTRIES
+_CONTEXT_GDT_PAGES: Final = 16
+_FLAGS: Final = 0x3D7FD5 & ~_IOPL
 """Those that exist, but for IOPL and VM."""
 _IF: Final = 0x202
 _TRAP_SYSCALL: Final = 256
@@ -184,6 +190,82 @@ def _set_registers(vcpu: Vcpu, context: _Context) -> None:
     registers.fs_base = context.field("fs_base")
     rflags = context.register("rflags")
     registers.rflags = rflags & _FLAGS | _IF
-    vcpu.set_iopl(rflags >> 12 & 3)
+    vcpu.set_iopl(rflags >> _IOPL_SHIFT & 3)
     if flags & VGCF_i387_valid:
         cpu.load_fpu(context.fpu())
+
+
+def get_context(vcpu: Vcpu) -> bytes:
+    """The state of a vCPU that does not run at the moment. What it keeps of a GDT are whole pages.
+
+    ``set_context`` makes the same vCPU of it, where its tables are still what they are.
+    """
+    user_mode = vcpu.cpu.user_mode
+    registers = vcpu.cpu.registers
+    user_base, kernel_base = vcpu.cpu.inactive_gs_base, registers.gs_base
+    if user_mode:
+        user_base, kernel_base = kernel_base, user_base
+    flags = VGCF_i387_valid
+    for flag, applies in (
+        (VGCF_in_kernel, not user_mode),
+        (VGCF_online, vcpu.up),
+        (VGCF_failsafe_disables_events, vcpu.failsafe_masks_events),
+        (VGCF_syscall_disables_events, vcpu.syscall_masks_events),
+    ):
+        flags |= flag if applies else 0
+    gdt = [0] * _CONTEXT_GDT_PAGES
+    for page, mfn in mapped_pages(vcpu.domain.memory, vcpu.index):
+        if page < _GDT_PAGES:
+            gdt[page] = mfn
+    return VCPU_GUEST_CONTEXT.pack(
+        vcpu.cpu.save_fpu(),
+        flags,
+        _registers(vcpu),
+        _trap_table(vcpu),
+        vcpu.ldt_base,
+        vcpu.ldt_entries,
+        *gdt,
+        ENTRIES * sum(mfn != 0 for mfn in gdt),
+        vcpu.kernel_ss,
+        vcpu.kernel_sp,
+        *_control_registers(vcpu),
+        *vcpu.debug_registers,
+        vcpu.event_callback,
+        vcpu.failsafe_callback,
+        vcpu.syscall_callback,
+        vcpu.domain.vm_assist,
+        registers.fs_base,
+        kernel_base,
+        user_base,
+    )
+
+
+def _registers(vcpu: Vcpu) -> bytes:
+    registers = vcpu.cpu.registers
+    *general, rip, rsp = (getattr(registers, name) for name in _GENERAL)
+    return CPU_USER_REGS.pack(
+        *general,
+        0,  # why it stopped: not because of an exception
+        0,
+        rip,
+        registers.cs,
+        vcpu.domain.memory.bytes[vcpu.info + MASK],
+        registers.rflags & ~_IOPL | vcpu.iopl << _IOPL_SHIFT,
+        rsp,
+        *(getattr(registers, name) for name in ("ss", "es", "ds", "fs", "gs")),
+    )
+
+
+def _trap_table(vcpu: Vcpu) -> bytes:
+    return b"".join(
+        TRAP_INFO.pack(vector, flags, cs, address)
+        for vector, (flags, cs, address) in enumerate(
+            zip(vcpu.trap_flags, vcpu.trap_cs, vcpu.trap_address, strict=True)
+        )
+    )
+
+
+def _control_registers(vcpu: Vcpu) -> tuple[int, ...]:
+    cr2 = vcpu.domain.memory.words[(vcpu.info + CR2) >> 3]
+    kernel, user = vcpu.kernel_table_mfn << PAGE_SHIFT, vcpu.user_table_mfn << PAGE_SHIFT
+    return vcpu.cpu.registers.cr0, user, cr2, kernel, vcpu.cr4, 0, 0, 0

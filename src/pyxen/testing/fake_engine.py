@@ -111,6 +111,9 @@ class FakeCpu(Cpu):
     def load_fpu(self, image: bytes) -> None:
         self.fpu = image
 
+    def save_fpu(self) -> bytes:
+        return self.fpu
+
     def in_long_mode(self) -> bool:
         return self.long_mode
 

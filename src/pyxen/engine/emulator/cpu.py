@@ -175,6 +175,9 @@ class EmulatedCpu(Cpu):
     def load_fpu(self, image: bytes) -> None:
         self._engine.load_fpu(self.state, image)
 
+    def save_fpu(self) -> bytes:
+        return self._engine.save_fpu(self.state)
+
     def in_long_mode(self) -> bool:
         return self.state.halves[HFLAGS] & _CS64 != 0
 

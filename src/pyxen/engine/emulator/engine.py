@@ -41,6 +41,8 @@ _RESUME_FLAG: Final = 0x10000
 _INVALID_OPCODE: Final = 6
 _PAGE_FAULT: Final = 14
 _MXCSR: Final = 0xFFFF
+_EMPTY: Final = 3
+_FXSAVE_SIZE: Final = 512
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 _EFER_MSR: Final = 0xC0000080
@@ -70,6 +72,27 @@ def fpu_registers(image: bytes) -> Iterator[tuple[int, Any]]:
         start = 160 + 16 * number
         value = int.from_bytes(image[start : start + 16], "little")
         yield x86_const.UC_X86_REG_XMM0 + number, value
+
+
+def fxsave_image(read: Callable[[int], Any]) -> bytes:
+    """The other way round: ``read`` tells the value of a register by unicorn's number."""
+    from unicorn import x86_const
+
+    image = bytearray(_FXSAVE_SIZE)
+    status = read(x86_const.UC_X86_REG_FPSW)
+    tags = read(x86_const.UC_X86_REG_FPTAG)
+    valid = sum(1 << number for number in range(8) if tags >> 2 * number & 3 != _EMPTY)
+    control, mxcsr = read(x86_const.UC_X86_REG_FPCW), read(x86_const.UC_X86_REG_MXCSR)
+    struct.pack_into("<HHBx18xII", image, 0, control, status, valid, mxcsr, _MXCSR)
+    top = status >> 11 & 7
+    for number in range(8):
+        register = read(x86_const.UC_X86_REG_FP0 + (top + number & 7))
+        struct.pack_into("<QH", image, 32 + 16 * number, *register)
+    for number in range(16):
+        start = 160 + 16 * number
+        value: int = read(x86_const.UC_X86_REG_XMM0 + number)
+        image[start : start + 16] = value.to_bytes(16, "little")
+    return bytes(image)
 
 
 def compiled_callbacks() -> dict[str, int] | None:
@@ -372,6 +395,16 @@ class EmulatorEngine:
         if state is not live:
             state.copy_from(live)
             live.copy_from(saved)
+
+    def save_fpu(self, state: EmulatedRegisters) -> bytes:
+        """The FXSAVE image of a CPU's state, which may be another one's than the current one's."""
+        live = self._state
+        saved = EmulatedRegisters()
+        saved.copy_from(live)
+        live.copy_from(state)
+        image = fxsave_image(self._uc.reg_read)
+        live.copy_from(saved)
+        return image
 
     # Translations and translated code
 

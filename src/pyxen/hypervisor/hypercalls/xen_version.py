@@ -19,7 +19,8 @@ from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.version import (
     CAPABILITIES,
-    COMPILE_DATE,
+    CHANGESET,
+    COMPILE_INFO,
     EXTRA_VERSION,
     XEN_MAJOR,
     XEN_MINOR,
@@ -56,8 +57,7 @@ def _string(text: str, size: int) -> Callable[[Vcpu, int], int]:
 
 
 def _compile_info(vcpu: Vcpu, argument: int) -> int:
-    info = abi.XEN_COMPILE_INFO.pack(b"Python", b"pyxen", b"pyxen", COMPILE_DATE.encode())
-    guest_access.copy_to(vcpu, argument, info)
+    guest_access.copy_to(vcpu, argument, COMPILE_INFO)
     return 0
 
 
@@ -89,12 +89,11 @@ def _build_id(vcpu: Vcpu, argument: int) -> int:
     raise XenError(EPERM)
 
 
-_CHANGESET: Final = "unavailable"
 _OPERATIONS: Final[dict[int, Callable[[Vcpu, int], int]]] = {
     abi.XENVER_extraversion: _string(EXTRA_VERSION, abi.XEN_EXTRAVERSION_LEN),
     abi.XENVER_compile_info: _compile_info,
-    abi.XENVER_capabilities: _string(CAPABILITIES + " ", abi.XEN_CAPABILITIES_INFO_LEN),
-    abi.XENVER_changeset: _string(_CHANGESET, abi.XEN_CHANGESET_INFO_LEN),
+    abi.XENVER_capabilities: _string(CAPABILITIES, abi.XEN_CAPABILITIES_INFO_LEN),
+    abi.XENVER_changeset: _string(CHANGESET, abi.XEN_CHANGESET_INFO_LEN),
     abi.XENVER_platform_parameters: _platform_parameters,
     abi.XENVER_get_features: _get_features,
     abi.XENVER_guest_handle: _guest_handle,
