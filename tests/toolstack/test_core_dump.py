@@ -120,7 +120,7 @@ def test_what_the_dump_says(crashed: tuple[PreparedKernel, int], tmp_path: Path)
     assert list(notes) == [0x2000000, 0x2000001, 0x2000002, 0x2000003]
     assert struct.unpack("<4Q", notes[0x2000001]) == (0xF00FEBED, 1, pages, PAGE_SIZE)
     assert notes[0x2000002].startswith(struct.pack("<QQ16s", 4, 17, b"-pyxen"))
-    assert len(notes[0x2000002]) == 1288  # struct xen_dumpcore_elfnote_xen_version_desc
+    assert len(notes[0x2000002]) == 1280  # struct xen_dumpcore_elfnote_xen_version_desc
     assert notes[0x2000003] == struct.pack("<Q", 1)
     assert dump.sections[".xen_pages"][0] % PAGE_SIZE == 0
     pfns = [pfn for pfn, _ in struct.iter_unpack("<QQ", dump.section(".xen_p2m"))]

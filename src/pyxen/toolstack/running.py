@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Final, TypeVar
 
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
 from pyxen.toolstack.devices.channel import parse_channel
+from pyxen.toolstack.core_dump import dump_core
 from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
 from pyxen.toolstack.devices.live import CHANNEL, DISK, NIC, Devices
 from pyxen.toolstack.devices.nic import parse_nic
@@ -112,6 +114,18 @@ class RunningDomain:
 
         self._domain.post(begin)
         return future
+
+    def dump_core(self, path: Path) -> Future[None]:
+        """Write its memory and vCPUs to a file, see ``core_dump``; its time stands meanwhile."""
+
+        def dump() -> None:
+            self._domain.pause()
+            try:
+                dump_core(self._domain, path)
+            finally:
+                self._domain.unpause()
+
+        return self.call(dump)
 
     def request(self, action: str) -> Future[None]:
         """Ask the guest for a ``poweroff`` or ``reboot``, as ``xl shutdown`` does."""
