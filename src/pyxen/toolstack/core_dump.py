@@ -174,11 +174,11 @@ def _lay_out(sections: Sequence[_Section]) -> tuple[bytes, bytes, bytes]:
     offset = _ELF_HEADER.size + _SECTION_HEADER.size * (2 + len(sections))
     padding = b""
     headers = []
-    for name, section in zip(names[1:], sections, strict=True):
+    for place, section in zip(names[1:], sections, strict=True):
         if section.alignment == PAGE_SIZE:
             padding = bytes(-offset % PAGE_SIZE)
             offset += len(padding)
-        headers.append(_section_header(name, section, offset))
+        headers.append(_section_header(place, section, offset))
         offset += section.size
     table = _Section(_STRING_TABLE, _SHT_STRTAB, len(strings))
     headers[:0] = [bytes(_SECTION_HEADER.size), _section_header(names[0], table, offset)]

@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
-from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.core_dump import dump_core
+from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
 from pyxen.toolstack.devices.live import CHANNEL, DISK, NIC, Devices
 from pyxen.toolstack.devices.nic import parse_nic
