@@ -8,9 +8,10 @@ A front end's requests come through rings in its memory (``ring``), are parsed a
 
 from __future__ import annotations
 
+from pyxen.backends.allowance import Allowance
 from pyxen.backends.block.backend import BlockBackend
 from pyxen.backends.block.images import Image, RawImage
-from pyxen.backends.block.limits import Allowance, Limits
+from pyxen.backends.block.limits import Limits
 from pyxen.backends.block.storage_daemon import StorageDaemonImage
 
 __all__ = ["Allowance", "BlockBackend", "Image", "Limits", "RawImage", "StorageDaemonImage"]
