@@ -95,6 +95,15 @@ HEADERS = {
             "XENCONS_OUT_SIZE": "sizeof(((struct xencons_interface *)0)->out)",
         },
     ),
+    "io_netif": Header(
+        ("io/netif.h",),
+        omitted={
+            "_NET[TR]XF_.*|_XEN_NETIF_EXTRA_FLAG_MORE": BIT_NUMBER,
+            "_?(XEN_NETIF_CTRL|xen_netif_ctrl).*|xen_netif_gref": (
+                "of the control ring, for which no Linux asks"
+            ),
+        },
+    ),
     "io_xenbus": Header(("io/xenbus.h",)),
     "io_xs_wire": Header(
         ("io/xs_wire.h",),
