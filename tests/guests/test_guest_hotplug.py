@@ -15,7 +15,6 @@ from observed import Observer, run_observed
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack import images
-from pyxen.toolstack.devices import FACTORIES
 from pyxen.toolstack.running import RunningDomain
 from pyxen.xenstore import LocalClient
 
@@ -146,7 +145,6 @@ def test_a_disk_a_hundred_times(beside: Beside, tmp_path: Path) -> None:
     assert counts[-1] == counts[4]
 
 
-@pytest.mark.skipif("vif" not in FACTORIES, reason="there is no back end for network cards yet")
 def test_a_card_a_hundred_times(beside: Beside) -> None:
     counts: list[dict[str, int]] = []
 

@@ -168,6 +168,14 @@ class GrantAccess:
             target[done : done + size] = self._bytes[start : start + size]
             done += size
 
+    def read(self, segments: Sequence[tuple[int, int, int]]) -> bytes:
+        """The bytes of segments, each (reference, offset, size), one after the other."""
+        parts = []
+        for ref, offset, size in segments:
+            start = self._place(ref, offset, size, writing=False)
+            parts.append(self._bytes[start : start + size])
+        return b"".join(parts)
+
     def scatter(self, segments: Sequence[tuple[int, int, int]], data: memoryview) -> None:
         """Write consecutive bytes to segments, each (reference, offset, size).
 

@@ -24,10 +24,20 @@ def _make_vbd(doors: Doors, backend_path: str, frontend_path: str, config: Any) 
     return make_vbd(doors, backend_path, frontend_path, config)
 
 
+def _make_vif(doors: Doors, backend_path: str, frontend_path: str, config: Any) -> Backend:
+    from pyxen.toolstack.devices.vif import make_vif
+
+    return make_vif(doors, backend_path, frontend_path, config)
+
+
 def _make_console(doors: Doors, backend_path: str, frontend_path: str, config: Any) -> Backend:
     from pyxen.toolstack.devices.console import make_console
 
     return make_console(doors, backend_path, frontend_path, config)
 
 
-FACTORIES: Final[dict[str, Factory]] = {"vbd": _make_vbd, "console": _make_console}
+FACTORIES: Final[dict[str, Factory]] = {
+    "vbd": _make_vbd,
+    "vif": _make_vif,
+    "console": _make_console,
+}
