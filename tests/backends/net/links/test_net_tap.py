@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tap devices and bridges, in a network namespace of the test's own: the host's kernel answers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from station import Connection, Station
+
+from pyxen.backends.net.link import Frame
+from pyxen.backends.net.links.tap import TapLink
+from pyxen.errors import PyxenError
+from pyxen.testing.fake_doors import FakeDoors
+
+MAC = "00:16:3e:0a:0b:0c"
+HOST, GUEST = "198.51.100.1", "198.51.100.2"
+_CLONE_NEWNET = 0x40000000
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="tap devices are made by root"),
+    pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="there is no /dev/net/tun"),
+]
+
+
+@pytest.fixture
+def ip() -> Iterator[Any]:
+    """Netlink of a namespace that this thread is in for as long as the test runs."""
+    from pyroute2 import IPRoute
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    if libc.unshare(_CLONE_NEWNET):
+        os.close(outside)
+        pytest.skip(f"no network namespace: {os.strerror(ctypes.get_errno())}")
+    try:
+        with IPRoute() as ip:
+            ip.link("set", index=1, state="up")
+            yield ip
+    finally:
+        assert libc.setns(outside, _CLONE_NEWNET) == 0
+        os.close(outside)
+
+
+@pytest.fixture
+def fake(ip: Any) -> Iterator[FakeDoors]:
+    with FakeDoors(pages=64) as fake:
+        yield fake
+
+
+def add_bridge(ip: Any, name: str = "xenbr0") -> int:
+    ip.link("add", ifname=name, kind="bridge")
+    index = int(ip.link_lookup(ifname=name)[0])
+    ip.link("set", index=index, state="up")
+    ip.addr("add", index=index, address=HOST, prefixlen=24)
+    return index
+
+
+def wait_until_gone(fake: FakeDoors, ip: Any, name: str) -> None:
+    fake.run(until=lambda: not ip.link_lookup(ifname=name))
+
+
+def test_bridge(ip: Any, fake: FakeDoors) -> None:
+    bridge = add_bridge(ip)
+    link = TapLink(fake.doors, "vif1.0", bridge="xenbr0", mtu=1400)
+    (tap,) = ip.get_links(ip.link_lookup(ifname="vif1.0")[0])
+    assert tap.get_attr("IFLA_MASTER") == bridge
+    assert tap.get_attr("IFLA_MTU") == 1400
+    assert tap["flags"] & 1  # up
+    station = Station(fake, link, MAC, GUEST)
+    mac = ip.get_links(bridge)[0].get_attr("IFLA_ADDRESS")
+    assert station.resolve(HOST) == bytes.fromhex(mac.replace(":", ""))
+    link.release()
+    link.release()
+    wait_until_gone(fake, ip, "vif1.0")
+    assert link.statistics() == {"link_tx_dropped": 0, "link_rx_dropped": 0}
+
+
+def test_two_cards_on_a_bridge(ip: Any, fake: FakeDoors) -> None:
+    add_bridge(ip)
+    links = [TapLink(fake.doors, f"vif{number}.0", bridge="xenbr0") for number in (1, 2)]
+    stations = [
+        Station(fake, link, f"{MAC[:-1]}{number}", f"198.51.100.{number + 2}")
+        for number, link in enumerate(links)
+    ]
+    first, second = stations
+    first.router_mac = second.mac
+    first.send_udp(second.address, 1000, 2000, b"hello")
+    assert second.take_udp(2000) == (first.address, 1000, b"hello")
+    for link in links:
+        link.release()
+
+
+def test_unfinished_frames_pass_both_ways(ip: Any, fake: FakeDoors) -> None:
+    add_bridge(ip)
+    link = TapLink(fake.doors, "vif1.0", bridge="xenbr0")
+    station = Station(fake, link, MAC, GUEST)
+    station.router_mac = station.resolve(HOST)
+    connection = Connection(station, HOST, (5000, 80))
+    data = os.urandom(20000)
+    received = bytearray()
+    with socket.create_server((HOST, 80)) as listener:
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                while len(received) < len(data):
+                    received.extend(client.recv(65536))
+                client.sendall(data)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert connection.connect()
+        assert station.frames == []
+        connection.send(data, unfinished=1460)
+        unfinished: list[Frame] = []
+        take = station.take
+
+        def noting(*arguments: Any) -> Frame:
+            unfinished.append(take(*arguments))
+            return unfinished[-1]
+
+        station.take = noting  # type: ignore[method-assign]
+        assert connection.receive(len(data)) == data
+        thread.join()
+    assert bytes(received) == data
+    large = [frame for frame in unfinished if frame.gso]
+    assert large
+    assert all(frame.checksum_start == 34 and frame.checksum_offset == 16 for frame in large)
+    assert all(len(frame.data) > frame.segment_size > 0 for frame in large)
+    link.release()
+
+
+def test_routes_lead_to_the_guest(ip: Any, fake: FakeDoors) -> None:
+    link = TapLink(fake.doors, "tap7", routes=[GUEST])
+    (index,) = ip.link_lookup(ifname="tap7")
+    (route,) = ip.get_routes(oif=index, family=socket.AF_INET, table=254)
+    assert (route.get_attr("RTA_DST"), route["dst_len"]) == (GUEST, 32)
+    link.release()
+
+
+def test_a_device_that_was_there_stays(ip: Any, fake: FakeDoors) -> None:
+    if subprocess.run(["ip", "tuntap", "add", "tap8", "mode", "tap"], check=False).returncode:
+        pytest.skip("there is no ip")
+    link = TapLink(fake.doors, "tap8")
+    with pytest.raises(PyxenError, match=r"tap device tap8: it is in use"):
+        TapLink(fake.doors, "tap8")
+    link.release()
+
+    def free() -> bool:
+        try:
+            TapLink(fake.doors, "tap8").release()
+        except PyxenError:
+            return False
+        return True
+
+    fake.run(until=free)
+    assert ip.link_lookup(ifname="tap8")
+
+
+def test_refusals(ip: Any, fake: FakeDoors) -> None:
+    add_bridge(ip)
+    with pytest.raises(PyxenError, match="there is no device nobridge"):
+        TapLink(fake.doors, "vif1.0", bridge="nobridge")
+    assert not ip.link_lookup(ifname="vif1.0")
+    with pytest.raises(PyxenError, match="lo is not a bridge"):
+        TapLink(fake.doors, "vif1.0", bridge="lo")
+    with pytest.raises(PyxenError, match="xenbr0: there is another device of this name"):
+        TapLink(fake.doors, "xenbr0")
+    for name in ("", "a" * 16, "a/b", "a b"):
+        with pytest.raises(PyxenError, match="is no name for a device"):
+            TapLink(fake.doors, name)
+
+
+def test_a_device_that_goes_is_told(
+    ip: Any, fake: FakeDoors, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = TapLink(fake.doors, "tap9")
+    ip.link("del", index=ip.link_lookup(ifname="tap9")[0])
+    fake.run(until=lambda: "tap device tap9" in caplog.text)
+    link.send([Frame(bytes(60))])
+    assert link.statistics()["link_tx_dropped"] == 1
+    link.release()
