@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``switch=NAME``: a private network of domains of the same user, without a program of its own.
+
+A network is a folder that only its user can enter, and each card on it has a *port*, a socket in
+this folder. Whoever comes connects to all ports that are there, and those that come later connect
+to him; a lock keeps two from coming at the same moment. So there is one stream (``stream``) between
+each two ports, and its end tells both sides when one of them is gone. A file of a port that nobody
+listens at any more was left behind by somebody who was killed, and is removed.
+
+Each port does its part of what a switch does: it remembers through which stream frames came from an
+address, sends frames to that address there, and those to groups or to unknown addresses to all. The
+header before each frame (``vnet``) lets frames pass unfinished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pyxen.backends.net.link import Frame, Receive
+from pyxen.backends.net.links import vnet
+from pyxen.backends.net.links.inbox import Inbox
+from pyxen.backends.net.links.stream import FrameStream
+from pyxen.errors import PyxenError
+
+if TYPE_CHECKING:
+    from pyxen.backends.doors import Doors
+
+log = logging.getLogger("pyxen")
+
+_LARGEST: Final = vnet.HEADER.size + 65535
+_MOST_ADDRESSES: Final = 4096
+_BACKLOG: Final = 128
+_LOCK: Final = "lock"
+_PORT: Final = "port-"
+
+
+class SwitchLink:
+    """See the module. ``switches`` is the folder of all networks. Raises PyxenError."""
+
+    takes_unfinished = True
+
+    def __init__(self, doors: Doors, switches: Path, name: str) -> None:
+        if not name or name.startswith(".") or "/" in name:
+            raise PyxenError(f"net: {name!r} is no name for a switch")
+        folder = switches / name
+        self._loop = doors.loop
+        self._inbox = Inbox(doors, self._go_on)
+        self._peers: list[FrameStream] = []
+        """Replaced, never changed: the thread of the vCPUs goes through it."""
+        self._addresses: dict[bytes, FrameStream] = {}
+        self._lost = 0
+        """Frames that could not be sent to those who have gone."""
+        self._malformed = 0
+        self._released = False
+        _make_folder(folder)
+        self._folder = os.open(folder, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
+        self._port = f"{_PORT}{secrets.token_hex(8)}"
+        self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            peers = self._join()
+        except OSError as error:
+            self._listener.close()
+            os.close(self._folder)
+            raise PyxenError(f"net: switch {folder}: {error.strerror}") from None
+        self._listener.setblocking(False)
+        for sock in peers:
+            self._add(sock)
+        doors.loop.call_soon_threadsafe(doors.loop.add_reader, self._listener, self._accept)
+
+    def _join(self) -> list[socket.socket]:
+        """Make our port, and connect to the others."""
+        peers = []
+        with self._locked():
+            others = [name for name in os.listdir(self._folder) if name.startswith(_PORT)]
+            self._listener.bind(self._address(self._port))
+            self._listener.listen(_BACKLOG)
+            for name in others:
+                sock = socket.socket(socket.AF_UNIX)
+                sock.setblocking(False)
+                try:
+                    sock.connect(self._address(name))
+                except ConnectionRefusedError:
+                    sock.close()
+                    os.unlink(name, dir_fd=self._folder)
+                except OSError as error:
+                    sock.close()
+                    log.warning("net: switch: port %s does not answer: %s", name, error.strerror)
+                else:
+                    peers.append(sock)
+        return peers
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        lock = os.open(_LOCK, flags, 0o600, dir_fd=self._folder)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _address(self, name: str) -> str:
+        """A path for a socket, however long that of the folder is."""
+        return f"/proc/self/fd/{self._folder}/{name}"
+
+    # Link
+
+    def open(self, receive: Receive) -> None:
+        self._inbox.open(receive)
+
+    def send(self, frames: Sequence[Frame]) -> None:
+        bundles: dict[FrameStream, list[tuple[bytes, bytes]]] = {}
+        peers = self._peers
+        for frame in frames:
+            destination = frame.data[:6]
+            known = None if destination[0] & 1 else self._addresses.get(destination)
+            parts = (vnet.pack(frame), frame.data)
+            for peer in peers if known is None else (known,):
+                bundles.setdefault(peer, []).append(parts)
+        for peer, bundle in bundles.items():
+            peer.send(bundle)
+
+    def resume(self) -> None:
+        self._inbox.resume()
+
+    def close(self) -> None:
+        self._inbox.close()
+
+    def release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        self._inbox.close()
+        with suppress(FileNotFoundError):  # somebody has emptied the folder
+            os.unlink(self._port, dir_fd=self._folder)
+        self._loop.call_soon_threadsafe(self._dispose)
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "link_tx_dropped": self._lost + sum(peer.dropped for peer in self._peers),
+            "link_rx_dropped": self._inbox.dropped + self._malformed,
+            "link_peers": len(self._peers),
+        }
+
+    # In the I/O thread
+
+    def _dispose(self) -> None:
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        os.close(self._folder)
+        for peer in self._peers:
+            peer.dispose()
+        self._peers = []
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                log.warning("net: switch: a port could not be let in: %s", error.strerror)
+            return
+        self._add(sock)
+
+    def _add(self, sock: socket.socket) -> None:
+        peer = FrameStream(self._loop, sock, _LARGEST, self._on_frames, self._on_end)
+        self._peers = [*self._peers, peer]
+        peer.start()
+
+    def _on_frames(self, peer: FrameStream, packets: list[bytes]) -> None:
+        frames = []
+        for packet in packets:
+            frame = vnet.unpack(packet)
+            if frame is None:
+                self._malformed += 1
+                continue
+            self._learn(frame.data[6:12], peer)
+            frames.append(frame)
+        if frames and not self._inbox.put(frames):
+            peer.pause_reading()
+
+    def _learn(self, address: bytes, peer: FrameStream) -> None:
+        if self._addresses.get(address) is peer or address[0] & 1:
+            return
+        self._addresses[address] = peer
+        if len(self._addresses) > _MOST_ADDRESSES:
+            del self._addresses[next(iter(self._addresses))]
+
+    def _on_end(self, peer: FrameStream) -> None:
+        self._lost += peer.dropped
+        self._peers = [each for each in self._peers if each is not peer]
+        for address in [a for a, each in self._addresses.items() if each is peer]:
+            del self._addresses[address]
+
+    def _go_on(self) -> None:
+        for peer in self._peers:
+            peer.resume_reading()
+
+
+def _make_folder(folder: Path) -> None:
+    """Its user's alone. Raises PyxenError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise PyxenError(f"net: {error.filename}: {error.strerror}") from None
+    if (
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_uid != os.geteuid()
+        or stat.S_IMODE(status.st_mode) & 0o077
+    ):
+        raise PyxenError(f"net: {folder} is not a folder that only its user can enter")
