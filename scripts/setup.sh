@@ -61,6 +61,10 @@ missing_packages() {
         command -v cpio >/dev/null || printf 'cpio '
         [ -e /usr/include/xen/xen.h ] || printf 'libxen-dev '
         command -v xenstore-ls >/dev/null || printf 'xenstore-utils '
+        command -v ip >/dev/null || printf 'iproute2 '
+        command -v passt >/dev/null || printf 'passt '
+        # For those who are not root it may be outside of the path.
+        PATH="$PATH:/usr/sbin" command -v tcpdump >/dev/null || printf 'tcpdump '
     fi
 }
 
