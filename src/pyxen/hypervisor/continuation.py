@@ -15,6 +15,11 @@ saved in the midst of a hypercall. Source: ``hypercall_create_continuation`` of 
 
 from __future__ import annotations
 
+from typing import Final
+
+PREEMPTED: Final = 1 << 31
+"""In the count of ``mmu_update`` and ``mmuext_op``: the call goes on."""
+
 
 class Continuation(Exception):
     """Raised by a handler: make the hypercall again with these first arguments."""

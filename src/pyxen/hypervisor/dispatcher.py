@@ -13,8 +13,8 @@ import pkgutil
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EINVAL, ENOSYS
-from pyxen.abi.xen import HYPERCALL_NAMES, HYPERVISOR_multicall
+from pyxen.abi.errno import ENOSYS
+from pyxen.abi.xen import HYPERCALL_NAMES
 from pyxen.engine.registers import R8, R10, RAX, RDI, RDX, RIP, RSI
 from pyxen.errors import XenError
 from pyxen.hypervisor import hypercalls
@@ -137,12 +137,6 @@ class Dispatcher:
         self._ns[index] += passed - self._inner_ns
         self._inner_ns = outer_ns + passed
         return result
-
-    def entry(self, vcpu: Vcpu, number: int, arguments: list[int]) -> int | None:
-        """One entry of a multicall; EINVAL for a multicall in a multicall."""
-        if number == HYPERVISOR_multicall:
-            return -EINVAL
-        return self.call(vcpu, number, *arguments[:5])
 
 
 def name_of(number: int) -> str:

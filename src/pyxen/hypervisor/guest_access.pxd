@@ -21,3 +21,15 @@ cpdef long long translate(
 cpdef long long find_words(
     Vcpu vcpu, unsigned long long address, unsigned long long count
 ) except? -2
+
+@cython.locals(machine=cython.longlong)
+cdef long long _machine(
+    Vcpu vcpu, unsigned long long address, unsigned long long needed
+) except? -2
+
+cpdef write_word(Vcpu vcpu, object address, object value)
+
+@cython.locals(machine=cython.longlong)
+cdef int _write_aligned(
+    Vcpu vcpu, unsigned long long address, unsigned long long value
+) except -1

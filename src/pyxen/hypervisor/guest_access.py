@@ -25,6 +25,7 @@ NOT_MAPPED: Final = -1
 _LOW_END: Final = 0x0000800000000000
 _HIGH_START: Final = 0xFFFF800000000000
 _END: Final = 1 << 64
+_WORD: Final = 0xFFFFFFFFFFFFFFFF
 
 
 def translate(words: memoryview, table: int, address: int, needed: int) -> int:
@@ -75,9 +76,8 @@ def _check_range(address: int, size: int) -> None:
 
 
 def _machine(vcpu: Vcpu, address: int, needed: int) -> int:
-    memory = vcpu.domain.memory
     machine = translate(vcpu.words, vcpu.cpu.kernel_page_table, address, needed)
-    if machine == NOT_MAPPED or machine >= memory.frames * PAGE_SIZE:
+    if machine == NOT_MAPPED or machine >> 3 >= len(vcpu.words):
         raise XenError(EFAULT)
     return machine
 
@@ -171,7 +171,19 @@ def read_words(vcpu: Vcpu, address: int, count: int) -> list[int]:
 
 def write_word(vcpu: Vcpu, address: int, value: int) -> None:
     """One 64-bit word, unsigned or signed. Raises EFAULT."""
-    copy_to(vcpu, address, struct.pack("<Q", value & 0xFFFFFFFFFFFFFFFF))
+    if address & 7 or address > _WORD:
+        copy_to(vcpu, address, struct.pack("<Q", value & _WORD))
+    else:
+        _write_aligned(vcpu, address, value & _WORD)
+
+
+def _write_aligned(vcpu: Vcpu, address: int, value: int) -> None:
+    if _LOW_END <= address < HYPERVISOR_VIRT_END:
+        raise XenError(EFAULT)
+    machine = _machine(vcpu, address, PRESENT | RW)
+    vcpu.words[machine >> 3] = value
+    if vcpu.code_frames[machine >> 12]:
+        vcpu.domain.forget_code(machine >> 12)
 
 
 def write_u32(vcpu: Vcpu, address: int, value: int) -> None:

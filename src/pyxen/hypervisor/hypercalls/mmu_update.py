@@ -23,7 +23,7 @@ from pyxen.abi.xen import (
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
-from pyxen.hypervisor.continuation import Continuation
+from pyxen.hypervisor.continuation import PREEMPTED, Continuation
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.vcpu import Vcpu
 
@@ -32,8 +32,6 @@ _MASK: Final = 0xFFFFFFFFFFFFFFFF
 _COMMAND: Final = 7
 _LAST_COMMAND: Final = MMU_PT_UPDATE_NO_TRANSLATE
 _REQUEST: Final = MMU_UPDATE.size
-PREEMPTED: Final = 1 << 31
-"""In a count: the call goes on."""
 
 
 @hypercall(HYPERVISOR_mmu_update)
@@ -42,17 +40,20 @@ def mmu_update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -
 
     Pages of DOMID_IO are devices; a domain without any gets nothing there, but is not refused.
     """
-    count &= UINT32
+    return _update(vcpu, requests, count & UINT32, done, domains & UINT32)
+
+
+def _update(vcpu: Vcpu, requests: int, count: int, done: int, domains: int) -> int:
     before = done_before(vcpu, done, count) if count & PREEMPTED else 0
     count &= ~PREEMPTED
     if not is_guest_address(requests):
         raise XenError(EFAULT)
     tables = vcpu.domain.pagetables
     tables.done = 0
-    if domains & UINT32 != DOMID_SELF:
-        _check_table_owner(vcpu, domains >> 16 & 0xFFFF)
+    if domains != DOMID_SELF:
+        _check_table_owner(vcpu, domains >> 16)
     try:
-        if domains & UINT32 == DOMID_SELF:
+        if domains == DOMID_SELF:
             tables.apply_batch(vcpu, requests, count, False)
         else:
             _apply_for_others(vcpu, requests, count, domains)
@@ -76,7 +77,7 @@ def _apply_for_others(vcpu: Vcpu, requests: int, count: int, domains: int) -> No
     page_owner = domains & 0xFFFF
     if page_owner not in (DOMID_SELF, DOMID_IO, DOMID_XEN, _DOM0):
         raise XenError(ESRCH)
-    own_tables = (domains >> 16 & 0xFFFF) - 1 in (-1, vcpu.domain.domid)
+    own_tables = domains >> 16 in (0, vcpu.domain.domid + 1)
     if own_tables and page_owner in (DOMID_SELF, DOMID_IO):
         vcpu.domain.pagetables.apply_batch(vcpu, requests, count, page_owner == DOMID_IO)
     elif count:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pyxen.abi.errno import EACCES, EINVAL, ENOSYS, EOPNOTSUPP
+from pyxen.abi.errno import EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP
 from pyxen.abi.xen import (
     MMUEXT_CLEAR_PAGE,
     MMUEXT_COPY_PAGE,
@@ -32,14 +32,10 @@ from pyxen.abi.xen import (
 from pyxen.errors import XenError
 from pyxen.hypervisor import guest_access
 from pyxen.hypervisor.addresses import UINT32, is_guest_address
-from pyxen.hypervisor.continuation import Continuation
+from pyxen.hypervisor.continuation import PREEMPTED, Continuation
 from pyxen.hypervisor.descriptor_tables import release_ldt_pages
-from pyxen.hypervisor.hypercalls.mmu_update import (
-    PREEMPTED,
-    check_page_owner,
-    done_before,
-    store_done,
-)
+from pyxen.hypervisor.guest_access import NOT_MAPPED, find_words
+from pyxen.hypervisor.hypercalls.mmu_update import check_page_owner, done_before, store_done
 from pyxen.hypervisor.hypercalls.table import hypercall
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.hypervisor.page_types import WRITABLE
@@ -50,48 +46,51 @@ if TYPE_CHECKING:
 
 _MAX_LDT_ENTRIES: Final = 8192
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
+_SIZE: Final = MMUEXT_OP.size
+_NAMES: Final = {number: f"mmuext_op.{name.lower()}" for number, name in MMUEXT_NAMES.items()}
 
 
 @hypercall(HYPERVISOR_mmuext_op)
 def mmuext_op(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -> int:
     """The first refused operation ends the batch; the count of those done is stored."""
-    count &= UINT32
-    before = done_before(vcpu, done, count)
+    return _execute(vcpu, operations, count & UINT32, done, domain)
+
+
+def _execute(vcpu: Vcpu, operations: int, count: int, done: int, domain: int) -> int:
+    before = done_before(vcpu, done, count) if count & PREEMPTED else 0
     count &= ~PREEMPTED
-    guest_access.check_handle(operations)
+    if not is_guest_address(operations):
+        raise XenError(EFAULT)
     check_page_owner(vcpu, domain)
     finished = 0
     counters = vcpu.domain.counters
     try:
         while finished < count:
+            address = (operations + finished * _SIZE) & _MASK
             if finished and vcpu.domain.preempt_check(vcpu):
-                rest = operations + finished * MMUEXT_OP.size & _MASK
-                raise Continuation(rest, count - finished | PREEMPTED, done, domain)
-            address = operations + finished * MMUEXT_OP.size
-            command, first, second = guest_access.read_words(vcpu, address, 3)
-            command &= UINT32
+                raise Continuation(address, count - finished | PREEMPTED, done, domain)
+            place = find_words(vcpu, address, _SIZE // 8)
+            if place == NOT_MAPPED:
+                raise XenError(EFAULT)
+            words = vcpu.words
+            command = words[place] & UINT32
             counters.add_operation(_NAMES.get(command, "mmuext_op.unknown"))
-            _operate(vcpu, command, first, second)
+            _operate(vcpu, command, words[place + 1], words[place + 2])
             finished += 1
     finally:
-        store_done(vcpu, done, before + finished)
+        if done:
+            store_done(vcpu, done, before + finished)
     return 0
-
-
-_NAMES: Final = {number: f"mmuext_op.{name.lower()}" for number, name in MMUEXT_NAMES.items()}
-_FLUSH_ALL: Final = (MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_TLB_FLUSH_ALL)
-_MULTI: Final = (MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI)
-_FLUSH_PAGE: Final = (MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_ALL)
 
 
 def _operate(vcpu: Vcpu, command: int, first: int, second: int) -> None:
     domain = vcpu.domain
-    if command in _MULTI:
+    if command in (MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI):
         _check_vcpu_mask(vcpu, second)
-    if command in _FLUSH_PAGE:
+    if command in (MMUEXT_INVLPG_LOCAL, MMUEXT_INVLPG_MULTI, MMUEXT_INVLPG_ALL):
         if is_guest_address(first):
             domain.engine.flush_page(first)
-    elif command in _FLUSH_ALL:
+    elif command in (MMUEXT_TLB_FLUSH_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_TLB_FLUSH_ALL):
         domain.engine.flush_tlb()
     elif command == MMUEXT_NEW_BASEPTR:
         domain.load_kernel_base(vcpu, first)

@@ -23,10 +23,15 @@ from pyxen.hypervisor.vcpu import Vcpu
 
 @hypercall(HYPERVISOR_update_va_mapping)
 def update_va_mapping(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
+    return _update(vcpu, address, value, flags)
+
+
+def _update(vcpu: Vcpu, address: int, value: int, flags: int) -> int:
     domain = vcpu.domain
     if not is_guest_address(address):
         raise XenError(EINVAL)
-    domain.pagetables.update_mapping(vcpu, address, value)
+    tables = domain.pagetables
+    tables.update_mapping(vcpu, address, value)
     kind = flags & UVMF_FLUSHTYPE_MASK
     # The vCPUs share one set of translations, so that a flush for any of them is one for all.
     if kind == UVMF_TLB_FLUSH:
@@ -47,4 +52,4 @@ def update_va_mapping_otherdomain(
 ) -> int:
     """Only a domain that may map another one's pages has a use for it."""
     check_page_owner(vcpu, domid)
-    return int(update_va_mapping(vcpu, address, value, flags) or 0)
+    return _update(vcpu, address, value, flags)
