@@ -203,6 +203,22 @@ def test_xen_leaves() -> None:
         assert shown.leaf(absent, 0) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("vendor", [INTEL, AMD])
+def test_ecx_matters_only_where_it_is_said(vendor: tuple[int, ...]) -> None:
+    def host_leaf(leaf: int, subleaf: int) -> Leaf:
+        if leaf in (0, 0x80000000):
+            return leaf + 0x2F, *vendor
+        with_subleaves = leaf in (4, 7, 0xB, 0xD, 0x8000001D)
+        return (ONES ^ subleaf,) * 4 if with_subleaves else (ONES,) * 4
+
+    overrides: dict[Place, str] = {(9, 3, 0): "1" * 32, (1, None, 2): "k" * 32}
+    for each in (policy(vendor), CpuidPolicy(host_leaf, 1, 1, 0, 1, overrides)):
+        leaves = [first + leaf for first in (0, 0x40000000, 0x80000000) for leaf in range(0x30)]
+        for leaf in set(leaves) - each.leaves_with_subleaves:
+            assert each.leaf(leaf, 3) == each.leaf(leaf, 0)
+    assert {4, 7, 9, 0x40000003} <= each.leaves_with_subleaves
+
+
 def test_forced_cpuid() -> None:
     assert bytes.fromhex("0f0b78656e0fa2") == FORCED_CPUID
     assert is_forced_cpuid(FORCED_CPUID + b"\x90" * 8)

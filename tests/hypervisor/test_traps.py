@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 from small_domain import (
@@ -256,6 +257,21 @@ class TestExceptions:
         guest.domain.traps.exception(guest.vcpu.cpu, INVALID_OPCODE, 0, False)
         assert registers.rip == guest.address(SCRATCH) + 7
         assert struct.pack("<3I", registers.rbx, registers.rcx, registers.rdx) == b"XenVMMXenVMM"
+
+    def test_answers_of_cpuid_are_kept_whatever_stands_in_ecx(self, guest: SmallDomain) -> None:
+        asked: list[tuple[int, int]] = []
+
+        def host_leaf(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+            asked.append((leaf, subleaf))
+            return native(leaf, subleaf)
+
+        native = guest.domain.cpuid.host_leaf
+        guest.domain.cpuid = replace(guest.domain.cpuid, host_leaf=host_leaf)
+        registers = guest.vcpu.cpu.registers
+        for rcx in range(0, 1 << 40, 1 << 30):
+            registers.rax, registers.rcx = 1, rcx | rcx >> 30
+            guest.domain.traps.cpuid(guest.vcpu.cpu)
+        assert [leaf for leaf, _ in asked].count(1) == 1
 
     def test_cpuid_of_programs_faults_where_the_kernel_wants_it(self, guest: SmallDomain) -> None:
         handle(guest, GENERAL_PROTECTION)

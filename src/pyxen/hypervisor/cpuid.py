@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from pyxen.abi.cpuid import (
@@ -46,6 +47,7 @@ _LAST_FEATURE_SUBLEAF: Final = 2
 _FIRST_EXTENDED_LEAF: Final = 0x80000000
 _LAST_EXTENDED_LEAF: Final = 0x80000008
 _LAST_EXTENDED_LEAF_AMD: Final = 0x80000021
+_LEAVES_WITH_SUBLEAVES: Final = {4, 7, XEN_CPUID_FIRST_LEAF + 3, XEN_CPUID_FIRST_LEAF + 5}
 
 
 def _bits(*numbers: int) -> int:
@@ -231,6 +233,12 @@ class CpuidPolicy:
         version = self.host_leaf(1, 0)[0]
         family = version >> 8 & 0xF
         return family + (version >> 20 & 0xFF) if family == 0xF else family
+
+    @cached_property
+    def leaves_with_subleaves(self) -> frozenset[int]:
+        """Those for which ecx matters; programs ask for others with whatever stands in it."""
+        configured = {leaf for leaf, subleaf, _ in self.overrides if subleaf is not None}
+        return frozenset(_LEAVES_WITH_SUBLEAVES | configured)
 
     @property
     def has_rdtscp(self) -> bool:

@@ -226,12 +226,13 @@ class Domain:
     def cpuid_into(self, registers: Registers) -> None:
         """Answer CPUID for the leaf in eax, ecx."""
         words = registers.words
-        leaf = (words[RAX] & 0xFFFFFFFF, words[RCX] & 0xFFFFFFFF)
-        answer = self._cpuid_answers.get(leaf)
+        leaf = words[RAX] & 0xFFFFFFFF
+        subleaf = words[RCX] & 0xFFFFFFFF if leaf in self.cpuid.leaves_with_subleaves else 0
+        answer = self._cpuid_answers.get((leaf, subleaf))
         if answer is None:
-            answer = self.cpuid.leaf(*leaf)
+            answer = self.cpuid.leaf(leaf, subleaf)
             if len(self._cpuid_answers) < _CPUID_ANSWERS:
-                self._cpuid_answers[leaf] = answer
+                self._cpuid_answers[leaf, subleaf] = answer
         words[RAX], words[RBX], words[RCX], words[RDX] = answer
 
     # Running
