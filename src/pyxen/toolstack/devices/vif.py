@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from pyxen.backends.allowance import Allowance
@@ -10,6 +13,7 @@ from pyxen.backends.doors import Doors
 from pyxen.backends.net import Link, NetBackend
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices.nic import NicConfig
+from pyxen.toolstack.folders import make_private, run_folder
 
 _MICROSECONDS: Final = 1e-6
 
@@ -27,8 +31,74 @@ def _rate(config: NicConfig) -> Allowance | None:
 
 def make_link(doors: Doors, config: NicConfig) -> Link:
     """What the card is connected to. Raises PyxenError."""
-    if config.mode == "none":
-        from pyxen.backends.net.links.none import NoLink
+    link = _LINKS[config.mode](doors, config)
+    if not config.pcap:
+        return link
+    from pyxen.backends.net.links.pcap import PcapLink
 
-        return NoLink()
-    raise PyxenError(f"net: pyxen cannot connect a card to {config.mode} yet")
+    return PcapLink(doors, link, Path(config.pcap))
+
+
+def _none(doors: Doors, config: NicConfig) -> Link:
+    from pyxen.backends.net.links.none import NoLink
+
+    return NoLink()
+
+
+def _user(doors: Doors, config: NicConfig) -> Link:
+    from pyxen.backends.net.links.user import LARGEST_MTU, UserLink
+
+    return UserLink(
+        doors,
+        config.mac,
+        forwards=config.forwards,
+        host_loopback=config.host_loopback,
+        mtu=_chosen_mtu(config) or LARGEST_MTU,
+    )
+
+
+def _tap(doors: Doors, config: NicConfig) -> Link:
+    from pyxen.backends.net.links.tap import TapLink
+
+    routes = [_address(word) for word in config.ip.split()]
+    return TapLink(doors, config.peer, routes=routes, mtu=_chosen_mtu(config))
+
+
+def _bridge(doors: Doors, config: NicConfig) -> Link:
+    from pyxen.backends.net.links.tap import TapLink
+
+    name = config.extra.get("vifname") or f"vif{doors.domid}.{config.devid}"
+    return TapLink(doors, name, bridge=config.peer, mtu=_chosen_mtu(config))
+
+
+def _switch(doors: Doors, config: NicConfig) -> Link:
+    from pyxen.backends.net.links.switch import SwitchLink
+
+    name = config.peer
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise PyxenError(f"net: {name!r} is no name for a switch")
+    folder = make_private(run_folder())
+    for part in ("switches", name):
+        folder = make_private(folder / part)
+    return SwitchLink(doors, folder)
+
+
+_LINKS: Final[dict[str, Callable[[Doors, NicConfig], Link]]] = {
+    "none": _none,
+    "user": _user,
+    "tap": _tap,
+    "bridge": _bridge,
+    "switch": _switch,
+}
+
+
+def _chosen_mtu(config: NicConfig) -> int | None:
+    """None unless the user asks for another one than Ethernet's."""
+    return config.mtu if config.mtu != NicConfig.mtu else None
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise PyxenError(f"net: ip: {text!r} is no address") from None

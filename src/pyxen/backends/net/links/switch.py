@@ -19,7 +19,6 @@ import logging
 import os
 import secrets
 import socket
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,14 +43,12 @@ _PORT: Final = "port-"
 
 
 class SwitchLink:
-    """See the module. ``switches`` is the folder of all networks. Raises PyxenError."""
+    """See the module. ``folder`` is the network's, which nobody else can enter. Raises
+    PyxenError."""
 
     takes_unfinished = True
 
-    def __init__(self, doors: Doors, switches: Path, name: str) -> None:
-        if not name or name.startswith(".") or "/" in name:
-            raise PyxenError(f"net: {name!r} is no name for a switch")
-        folder = switches / name
+    def __init__(self, doors: Doors, folder: Path) -> None:
         self._loop = doors.loop
         self._inbox = Inbox(doors, self._go_on)
         self._peers: list[FrameStream] = []
@@ -61,7 +58,6 @@ class SwitchLink:
         """Frames that could not be sent to those who have gone."""
         self._malformed = 0
         self._released = False
-        _make_folder(folder)
         self._folder = os.open(folder, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
         self._port = f"{_PORT}{secrets.token_hex(8)}"
         self._listener = socket.socket(socket.AF_UNIX)
@@ -203,18 +199,3 @@ class SwitchLink:
     def _go_on(self) -> None:
         for peer in self._peers:
             peer.resume_reading()
-
-
-def _make_folder(folder: Path) -> None:
-    """Its user's alone. Raises PyxenError."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-    except OSError as error:
-        raise PyxenError(f"net: {error.filename}: {error.strerror}") from None
-    if (
-        not stat.S_ISDIR(status.st_mode)
-        or status.st_uid != os.geteuid()
-        or stat.S_IMODE(status.st_mode) & 0o077
-    ):
-        raise PyxenError(f"net: {folder} is not a folder that only its user can enter")

@@ -91,9 +91,8 @@ class UserLink:
                 f"(Debian: {PROGRAM})"
             )
         self._border = None if host_loopback else Border(forwards, _resolver_is_local())
-        arguments = _arguments(forwards, mtu, self._border)
         self._log_text = b""
-        self._process, sock = _start(program, arguments)
+        self._process, sock = _start(program, arguments(forwards, mtu, self._border))
         try:
             _wait_until_ready(sock, mac)
         except OSError:
@@ -200,12 +199,12 @@ class UserLink:
             pipe.close()
 
 
-def _start(program: str, arguments: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _start(program: str, options: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """passt, and our end of its socket."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
-            [program, *arguments, "--fd", str(theirs.fileno())],
+            [program, *options, "--fd", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -214,19 +213,20 @@ def _start(program: str, arguments: list[str]) -> tuple[subprocess.Popen[bytes],
     return process, ours
 
 
-def _arguments(forwards: Sequence[Forward], mtu: int, border: Border | None) -> list[str]:
-    arguments = ["--foreground", "--quiet", "--stderr", "--mtu", str(mtu)]
-    arguments += ["--address", GUEST, "--netmask", str(_PREFIX_LENGTH)]
-    arguments += ["--gateway", ROUTER, "--mac-addr", _ROUTER_MAC]
+def arguments(forwards: Sequence[Forward], mtu: int, border: Border | None) -> list[str]:
+    """What passt is started with, but for its end of the socket."""
+    options = ["--foreground", "--quiet", "--stderr", "--mtu", str(mtu)]
+    options += ["--address", GUEST, "--netmask", str(_PREFIX_LENGTH)]
+    options += ["--gateway", ROUTER, "--mac-addr", _ROUTER_MAC]
     if border is not None:
-        arguments.append("--no-map-gw" if border.shut else "--ipv4-only")
+        options.append("--no-map-gw" if border.shut else "--ipv4-only")
     interface = _interface()
     if interface is not None:
-        arguments += ["--interface", interface]
+        options += ["--interface", interface]
     for each in forwards:
         option = "--tcp-ports" if each.protocol == "tcp" else "--udp-ports"
-        arguments += [option, f"{each.host_address}/{each.host_port}:{each.guest_port}"]
-    return arguments
+        options += [option, f"{each.host_address}/{each.host_port}:{each.guest_port}"]
+    return options
 
 
 def _interface() -> str | None:
