@@ -39,6 +39,12 @@ def add_parser(
         metavar="LOG",
         help="return when it listens, and go on in the background; messages go to this file",
     )
+    parser.add_argument(
+        "-U",
+        "--live-update",
+        action="store_true",
+        help="go on with the state and the sockets of a server that has called this program",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -55,12 +61,14 @@ def execute(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise PyxenError(f"{path.parent}: {error.strerror or error}") from None
     ready: Callable[[Path], None] = _print_path
-    if arguments.detach is not None:
+    if arguments.live_update:
+        ready = lambda path: None  # noqa: E731
+    elif arguments.detach is not None:
         detached = _detach(arguments.detach)
         if isinstance(detached, int):
             return detached
         ready = detached
-    asyncio.run(_serve(path.absolute(), arguments.idle_exit, ready))
+    asyncio.run(_serve(path.absolute(), arguments.live_update, arguments.idle_exit, ready))
     return 0
 
 
@@ -87,7 +95,6 @@ def _detach(log_file: Path) -> int | Callable[[Path], None]:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(reading)
     os.setsid()
-    os.chdir("/")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(log, 1)
@@ -101,7 +108,9 @@ def _detach(log_file: Path) -> int | Callable[[Path], None]:
     return ready
 
 
-async def _serve(path: Path, idle_exit: float | None, ready: Callable[[Path], None]) -> None:
+async def _serve(
+    path: Path, updated: bool, idle_exit: float | None, ready: Callable[[Path], None]
+) -> None:
     import asyncio
     import signal
 
@@ -112,7 +121,10 @@ async def _serve(path: Path, idle_exit: float | None, ready: Callable[[Path], No
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     server = SocketServer(Xenstored(), path)
-    await server.start()
+    if updated:
+        server.resume()
+    else:
+        await server.start()
     try:
         ready(path)
         if idle_exit is not None:

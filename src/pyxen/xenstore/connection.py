@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pyxen.abi.io_xs_wire import (
     XENSTORE_PAYLOAD_MAX,
     XS_ERROR,
+    XS_INVALID,
     XS_WATCH_EVENT,
     XSD_SOCKMSG,
 )
@@ -105,6 +106,7 @@ class Connection:
         self._events: set[bytes] = set()
         self.request: Pending | None = None
         self.held_back = False
+        self.delayed: Message | None = None
 
     @property
     def unprivileged(self) -> bool:
@@ -138,7 +140,7 @@ class Connection:
     @property
     def wanted(self) -> int:
         """How many bytes to read next, 0 while quotas forbid to."""
-        if self.ignored:
+        if self.ignored or self.delayed is not None:
             return 0
         self.held_back = self.domain is not None and self.domain.is_stalled()
         return 0 if self.held_back else self._parser.wanted
@@ -149,8 +151,26 @@ class Connection:
         Raises ProtocolError: the connection is to end.
         """
         message = self._parser.feed(data)
-        if message is not None:
+        if message is None:
+            return
+        update = self.daemon.live_update
+        if update is not None and update.delays(self, message):
+            self.delayed = message
+        else:
             self.daemon.serve(self, message)
+
+    def resume(self) -> None:
+        """Serve the request that was delayed by a live update, if there is one."""
+        message, self.delayed = self.delayed, None
+        if message is not None:
+            self.wake_later()
+            self.daemon.serve(self, message)
+
+    @property
+    def unread(self) -> bytes:
+        """What has been received and not been served."""
+        delayed = b"" if self.delayed is None else self.delayed.pack()
+        return delayed + self._parser.pending
 
     # Output
 
@@ -178,6 +198,36 @@ class Connection:
         if self.domain is not None:
             self.domain.charge(output.size)
         self.wake_later()
+
+    def send_again(self, data: bytes, partial: int) -> None:
+        """Have bytes sent that another server has left: messages, and before them the last
+        ``partial`` bytes of one. Raises ProtocolError."""
+        if partial:
+            rest = Output(Message(XS_INVALID, 0, 0, data[:partial]), self._pending())
+            rest.sent = XSD_SOCKMSG.size
+            self._queue(rest)
+        parser = Parser()
+        place = partial
+        while place < len(data):
+            piece = data[place : place + parser.wanted]
+            place += len(piece)
+            message = parser.feed(piece)
+            if message is None:
+                continue
+            if message.type != XS_WATCH_EVENT:
+                self._queue(Output(message, self._pending()))
+                continue
+            output = Output(message, None)
+            if self.domain is not None:
+                output.deadline = self.daemon.event_deadline()
+            self._events.add(message.payload)
+            self._queue(output)
+
+    def _pending(self) -> Pending | None:
+        if self.domain is None:
+            return None
+        self.domain.outstanding += 1
+        return Pending(self.domain)
 
     def send_event(self, path: str, token: str, cause: Pending | None) -> None:
         """Tell of a change. The same event is not told twice while the first one waits."""
@@ -249,6 +299,13 @@ class Connection:
         while self.output:
             self._forget(self.output.popleft())
         self._parser = Parser()
+        self.delayed = None
+
+    def begin_anew(self) -> None:
+        """Its domain has another transport now, with nothing under way."""
+        self.in_stream = False
+        self.reset()
+        self.ignored = False
 
     def ignore(self) -> None:
         """Listen no more; the domain is still there."""

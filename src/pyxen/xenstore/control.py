@@ -2,9 +2,8 @@
 """CONTROL requests: what ``xenstore-control`` asks the server to do, and the server's log.
 
 A request is the name of a command and its arguments; the answer is a text. The commands are those
-of C xenstored without live update, and two of ours, for the processes in which domains live:
-``guest-connect`` makes the socket it comes by a domain's (``server``), ``guest-stopped`` tells that
-a domain runs no more.
+of C xenstored, and two of ours, for the processes in which domains live: ``guest-connect`` makes
+the socket it comes by a domain's (``server``), ``guest-stopped`` tells that a domain has stopped.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 OK: Final = "OK"
 _GUEST_CONNECT: Final = "guest-connect"
+_LIVE_UPDATE: Final = "live-update"
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,10 @@ class Log:
     def __init__(self) -> None:
         self.path: Path | None = None
         self._file: TextIO | None = None
+
+    @property
+    def on(self) -> bool:
+        return self._file is not None
 
     def open(self) -> None:
         """Begin, or go on, if there is a path. Raises EINVAL if the file cannot be written."""
@@ -83,14 +87,18 @@ class Log:
             raise StoreError("EINVAL") from None
 
 
-def run(request: Request) -> bytes:
-    """Carry out a command with its arguments; returns the text that answers it.
+def run(request: Request) -> bytes | None:
+    """Carry out a command with its arguments; returns the text that answers it, None if it is
+    answered later.
 
     Raises EINVAL for what it does not know.
     """
     name, *arguments = [decode(word) for word in request.message.strings()] or [""]
     if name == _GUEST_CONNECT:
         return _guest_connect(request, arguments).encode() + b"\0"
+    if name == _LIVE_UPDATE and request.daemon.live_update is not None:
+        answer = request.daemon.live_update.command(request, arguments)
+        return None if answer is None else answer.encode() + b"\0"
     command = _COMMANDS.get(name)
     if command is None:
         raise StoreError("EINVAL")
@@ -229,7 +237,10 @@ def _domain(daemon: Xenstored, domid: str) -> DomainRecord:
 
 def _help(daemon: Xenstored, arguments: list[str]) -> str:
     _expect(arguments, 0)
-    return "".join(f"{name}\t{command.arguments}\n" for name, command in _COMMANDS.items())
+    commands = {name: command.arguments for name, command in _COMMANDS.items()}
+    if daemon.live_update is not None:
+        commands[_LIVE_UPDATE] = "[-c <cmdline>] [-F] [-t <timeout>] <file>"
+    return "".join(f"{name}\t{arguments}\n" for name, arguments in commands.items())
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyxen.xenstore import paths
 from pyxen.xenstore.connection import Connection, Pending
@@ -32,6 +32,9 @@ from pyxen.xenstore.permissions import (
 from pyxen.xenstore.quotas import Quotas, limit
 from pyxen.xenstore.watches import Watch, WatchIndex
 from pyxen.xenstore.wire import Message
+
+if TYPE_CHECKING:
+    from pyxen.xenstore.live_update import LiveUpdate
 
 INTRODUCE: Final = "@introduceDomain"
 RELEASE: Final = "@releaseDomain"
@@ -86,12 +89,23 @@ class Xenstored:
         self._watch_number = 0
         self._clock = clock
         self._dropping = False
+        self.live_update: LiveUpdate | None = None
+        """Set by a transport that can hand everything over to another program."""
         self.domains[0] = DomainRecord(0, 0, self.quotas, FEATURES)
         for path in _FIRST_NODES:
             below = [each for each in _FIRST_NODES[1:] if paths.parent_of(each) == path]
             children = "".join(paths.name_of(each) + "\0" for each in below).encode()
             node = Node(b"", nobody, children, self.database.next_generation())
             self.put(None, self.database, path, node)
+
+    def clear(self) -> None:
+        """Remove all nodes, even the root, before others are put."""
+        for path, node in list(self.database.tree.items()):
+            self.remove(self.database, path, node)
+
+    def now(self) -> float:
+        """Seconds, by its clock."""
+        return self._clock()
 
     # Clients
 
@@ -104,6 +118,8 @@ class Xenstored:
     def disconnect(self, connection: Connection) -> None:
         """The client has gone, or is not to be listened to any more."""
         connection.ignore()
+        if self.live_update is not None:
+            self.live_update.forget(connection)
         self.connections.pop(connection, None)
         self.woken.pop(connection, None)
 
@@ -134,7 +150,10 @@ class Xenstored:
             if transaction is None:
                 raise StoreError("ENOENT")
         request = Request(self, connection, message, transaction)
-        connection.answer(message, operation.work(request))
+        answer = operation.work(request)
+        if answer is None:
+            return  # it comes later
+        connection.answer(message, answer)
         if request.after is not None:
             request.after()
 

@@ -85,13 +85,16 @@ class Transaction:
     ``seen`` has each node that it has looked at as it was, None if it was not there; ``limit`` is
     how many there may be. ``changes`` has the paths that it has changed, in order, with whether an
     event for each is to reach watches of this very path only (None: no event). What the
-    transaction holds counts as memory of its domain, ``record``.
+    transaction holds counts as memory of its domain, ``record``. ``overtaken``: it cannot succeed
+    any more. ``started``: when, in the seconds of the store's clock.
     """
 
     database: Database
     tree: Tree
     record: DomainRecord | None
     limit: int | None
+    started: float = 0.0
+    overtaken: bool = False
     seen: dict[str, Node | None] = field(default_factory=dict)
     changes: dict[str, bool | None] = field(default_factory=dict)
     memory: int = 0
@@ -139,7 +142,7 @@ class Transaction:
     def conflicts(self) -> bool:
         """Whether somebody else has changed what this transaction relies on."""
         get = self.database.tree.get
-        return any(get(path) is not node for path, node in self.seen.items())
+        return self.overtaken or any(get(path) is not node for path, node in self.seen.items())
 
 
 View = Database | Transaction

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a client can ask for: one function for each type of request.
 
-Each returns the payload of the answer or raises StoreError. A node that a client may not see is not
-there for it: whether the error is ENOENT or EACCES depends on what it may do with the nearest
-parent that exists, so that errors tell nothing of hidden nodes.
+Each returns the payload of the answer, None if it is given later, or raises StoreError. A node that
+a client may not see is not there for it: whether the error is ENOENT or EACCES depends on what it
+may do with the nearest parent that exists, so that errors tell nothing of hidden nodes.
 """
 
 from __future__ import annotations
@@ -375,7 +375,8 @@ def _transaction_start(request: Request) -> bytes:
             raise StoreError("ENOSPC")
         nodes = limit(quotas.transaction_nodes)
     database = request.daemon.database
-    transaction = Transaction(database, database.tree, connection.domain, nodes)
+    now = request.daemon.now()
+    transaction = Transaction(database, database.tree, connection.domain, nodes, now)
     return b"%d\0" % connection.add_transaction(transaction)
 
 
@@ -588,13 +589,13 @@ def _integer(text: bytes) -> int:
     return sign * int(digits[:end] or b"0")
 
 
-def _control(request: Request) -> bytes:
+def _control(request: Request) -> bytes | None:
     return control.run(request)
 
 
 @dataclass(frozen=True)
 class Operation:
-    work: Callable[[Request], bytes]
+    work: Callable[[Request], bytes | None]
     privileged: bool = False
     ignores_transaction: bool = False
 

@@ -36,7 +36,11 @@ class Permission:
     ignored: bool = False
 
     def __str__(self) -> str:
-        return f"{_NAMES[self.access]}{self.domid}"
+        return f"{self.letter}{self.domid}"
+
+    @property
+    def letter(self) -> str:
+        return _NAMES[self.access]
 
 
 Permissions = tuple[Permission, ...]
@@ -49,6 +53,11 @@ def parse(text: str) -> Permission:
     if match is None or int(match[2]) > _LARGEST:
         raise StoreError("EINVAL")
     return Permission(int(match[2]), _LETTERS[match[1]])
+
+
+def access_of(letter: str) -> int | None:
+    """What a letter permits; None for one that is none."""
+    return _LETTERS.get(letter)
 
 
 def without_domain(permissions: Permissions, domid: int) -> Permissions:

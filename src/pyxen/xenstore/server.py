@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import select
 import socket
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,8 +31,11 @@ from typing import TYPE_CHECKING, Final
 from pyxen.errors import PyxenError
 from pyxen.xenstore import paths
 from pyxen.xenstore.connection import Connection
+from pyxen.xenstore.live_update import LiveUpdate
+from pyxen.xenstore.migration import dump, restore
 from pyxen.xenstore.operations import remove_tree
 from pyxen.xenstore.start import StartLock
+from pyxen.xenstore.stream import ConnectionState, StreamError, pack, unpack
 from pyxen.xenstore.wire import ProtocolError
 
 if TYPE_CHECKING:
@@ -39,6 +44,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 16384
+UPDATED: Final = "-U"
+"""The argument of a program that goes on in the place of a server."""
+
 _AT_ONCE: Final = 8
 """Messages for one system call."""
 _BACKLOG: Final = 100
@@ -85,6 +93,7 @@ class SocketServer:
         self._listener = listener
         self.daemon.attach = self._attach
         self.daemon.later = self.loop.call_later
+        self.daemon.live_update = LiveUpdate(self.daemon, self._execute)
         self.loop.add_reader(listener, self._accept)
         self.loop.add_reader(self._hangups, self._hung_up)
 
@@ -155,11 +164,98 @@ class SocketServer:
             self.loop.remove_reader(listener)
             self.loop.call_later(_ACCEPT_AGAIN, self._accept_again)
             return
-        SocketClient(self, connection)
+        SocketClient(self, connection).speak_for(self.daemon.connect())
 
     def _accept_again(self) -> None:
         if self._listener is not None:
             self.loop.add_reader(self._listener, self._accept)
+
+    # Live update
+
+    @property
+    def state_file(self) -> Path:
+        """Where a server leaves its state for the program that goes on."""
+        return self.path.with_name(f"{self.path.name}.state")
+
+    def _execute(self, program: str, arguments: list[str] | None) -> None:
+        """Become another program, which keeps all sockets. Raises OSError."""
+        assert self._listener is not None
+        arguments = sys.argv[1:] if arguments is None else arguments
+        if UPDATED not in arguments:
+            arguments = [*arguments, UPDATED]
+        sockets = [self._listener, *(client.socket for client in self.clients)]
+        try:
+            write_private(self.state_file, self._save())
+            for each in sockets:
+                each.set_inheritable(True)
+            os.execvp(program, [program, *arguments])
+        finally:  # only if it has failed
+            for each in sockets:
+                each.set_inheritable(False)
+            self.state_file.unlink(missing_ok=True)
+
+    def _save(self) -> bytes:
+        """The stream, and behind it what is not Xen's: guests' sockets, domains that have stopped,
+        the log."""
+        assert self._listener is not None
+        state, entries = dump(self.daemon)
+        state.listener = self._listener.fileno()
+        guests = []
+        for client in self.clients:
+            entry = None if client.connection is None else entries.get(client.connection)
+            if entry is not None:
+                entry.unread += client.input
+                entry.fd = client.socket.fileno()
+            if client.domid is not None:
+                unread = client.input if entry is None else b""
+                guests.append(
+                    [client.domid, client.socket.fileno(), list(client.removes), unread.hex()]
+                )
+        stopped = [each.domid for each in self.daemon.domains.values() if each.shut_down]
+        trace = self.daemon.log
+        more = {
+            "guests": guests,
+            "stopped": stopped,
+            "log": None if trace.path is None else str(trace.path),
+            "logging": trace.on,
+        }
+        return pack(state) + json.dumps(more).encode()
+
+    def resume(self) -> None:
+        """Go on with the state that another server has left. Raises PyxenError."""
+        try:
+            data = self.state_file.read_bytes()
+            self.state_file.unlink()
+        except OSError as error:
+            raise PyxenError(f"{self.state_file}: {error.strerror}") from None
+        try:
+            state, rest = unpack(data)
+            more = json.loads(rest)
+            listener = socket.socket(fileno=state.listener)
+            listener.set_inheritable(False)
+            self.listen(listener)
+            connections = restore(self.daemon, state)
+            entries = {entry.domid: entry for entry in state.connections}
+            for domid, fd, removes, unread in more["guests"]:
+                client = SocketClient(self, _inherited(fd))
+                client.make_guest(domid, removes)
+                client.input = bytes.fromhex(unread)
+                if domid in entries:
+                    _go_on(client, connections, entries[domid])
+            for entry in state.connections:
+                if entry.domid is None:
+                    _go_on(SocketClient(self, _inherited(entry.fd)), connections, entry)
+        except (StreamError, ProtocolError, OSError, ValueError, KeyError) as error:
+            raise PyxenError(f"{self.state_file}: {error}") from None
+        for domid in more["stopped"]:
+            self.daemon.domains[domid].shut_down = True
+        if more["log"] is not None:
+            self.daemon.log.path = Path(more["log"])
+            if more["logging"]:
+                self.daemon.log.open()
+        for client in list(self.clients):
+            client.serve()
+        self.daemon.wake_clients()
 
     # Domains
 
@@ -168,6 +264,7 @@ class SocketServer:
         client = self.guests.get(connection.domid)
         if client is not None:
             client.speak_for(connection)
+            self.loop.call_soon(client.serve)
 
     def add_guest(self, client: SocketClient, domid: int) -> None:
         """This client is a domain's from now on. Another one that was is closed."""
@@ -211,19 +308,39 @@ class SocketServer:
         yield from found
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Make a file that only its owner may read. Raises OSError."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+
+
+def _go_on(
+    client: SocketClient, connections: dict[int, Connection], entry: ConnectionState
+) -> None:
+    client.speak_for(connections[entry.number])
+    client.input = entry.unread
+
+
+def _inherited(fd: int) -> socket.socket:
+    connected = socket.socket(fileno=fd)
+    connected.set_inheritable(False)
+    return connected
+
+
 class SocketClient:
-    """One process, or the domain that it speaks for."""
+    """One process, or the domain that it speaks for. ``domid`` and ``removes`` are of the latter;
+    ``input``: what has been read and could not be served yet."""
 
     def __init__(self, server: SocketServer, connected: socket.socket) -> None:
         connected.setblocking(False)
         self.socket = connected
-        self.removes: Sequence[str] = ()
         self.domid: int | None = None
-        """Of the domain that it speaks for."""
-        self.connection: Connection | None = server.daemon.connect(self._serve)
-        self.connection.become_guest = self._become_guest
+        self.removes: Sequence[str] = ()
+        self.input = b""
+        self.connection: Connection | None = None
         self._server = server
-        self._input = b""
         self._blocked = False
         """It does not read: take no more requests of it, either."""
         self._serving = False
@@ -247,6 +364,14 @@ class SocketClient:
         self.socket.close()
         self._server.changed.set()
 
+    def speak_for(self, connection: Connection) -> None:
+        """This is its connection from now on: one of domain 0, or that of its domain."""
+        connection.set_wake(self.serve)
+        connection.in_stream = True
+        if self.domid is None:
+            connection.become_guest = self._become_guest
+        self.connection = connection
+
     # A domain's
 
     def _become_guest(self, domid: int, removes: Sequence[str]) -> None:
@@ -258,40 +383,35 @@ class SocketClient:
             return
         self._server.daemon.disconnect(self.connection)
         self.connection = None
+        self.make_guest(domid, removes)
+        record = self._server.daemon.domains.get(domid)
+        if record is not None and record.connection is not None:
+            record.connection.begin_anew()
+            self.speak_for(record.connection)
+
+    def make_guest(self, domid: int, removes: Sequence[str]) -> None:
+        """It speaks for a domain, and for nobody else, from now on."""
         self.domid = domid
         self.removes = removes
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _GUEST_BUFFER)
         self._server.add_guest(self, domid)
-        record = self._server.daemon.domains.get(domid)
-        if record is not None and record.connection is not None:
-            record.connection.in_stream = False
-            record.connection.reset()
-            record.connection.ignored = False
-            self.speak_for(record.connection)
-
-    def speak_for(self, connection: Connection) -> None:
-        """The domain is introduced: this is its connection."""
-        connection.set_wake(self._serve)
-        connection.in_stream = True
-        self.connection = connection
-        self._serve()
 
     # Bytes
 
     def _read(self) -> None:
         try:
-            self._input += self.socket.recv(_CHUNK)
+            self.input += self.socket.recv(_CHUNK)
         except BlockingIOError:
             return
         except OSError:
-            self._input = b""
-        if not self._input:
+            self.input = b""
+        if not self.input:
             self.close()
             return
-        self._serve()
+        self.serve()
         self._server.daemon.wake_clients()  # those who waited for what this one has taken now
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """Send what waits and take what is there, as long as either goes on."""
         if self._serving:
             return
@@ -299,7 +419,7 @@ class SocketClient:
         try:
             self._send()
             self._take()
-            self._read_on(not self._input)
+            self._read_on(not self.input)
         except ProtocolError as error:
             log.warning("xenstore: a client is dropped: %s", error)
             self.close()
@@ -316,7 +436,7 @@ class SocketClient:
                 self._server.loop.remove_reader(self.socket)
 
     def _take(self) -> None:
-        rest = memoryview(self._input)
+        rest = memoryview(self.input)
         try:
             while rest and not self._blocked:
                 connection = self.connection
@@ -327,7 +447,7 @@ class SocketClient:
                 if connection.output:
                     self._send()
         finally:
-            self._input = bytes(rest)
+            self.input = bytes(rest)
 
     def _send(self) -> None:
         """Send as much as there is room for."""
@@ -360,5 +480,5 @@ class SocketClient:
     def _writable(self) -> None:
         self._server.loop.remove_writer(self.socket)
         self._blocked = False
-        self._serve()
+        self.serve()
         self._server.daemon.wake_clients()

@@ -88,8 +88,8 @@ def _connect(path: Path) -> socket.socket:
 
 def _start(path: Path, log_file: Path, idle_exit: float, timeout: float) -> None:
     """Returns when it listens."""
-    command = [sys.executable, "-m", "pyxen", "xenstored", "--socket", str(path)]
-    command += ["--detach", str(log_file), "--idle-exit", f"{idle_exit:g}"]
+    command = [sys.executable, "-m", "pyxen", "xenstored", "--socket", str(path.absolute())]
+    command += ["--detach", str(log_file.absolute()), "--idle-exit", f"{idle_exit:g}"]
     try:
         done = subprocess.run(
             command,

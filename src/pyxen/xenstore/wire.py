@@ -64,6 +64,11 @@ class Parser:
         """How many bytes the header lacks, or else the message; more must not be fed."""
         return self._needed - len(self._data)
 
+    @property
+    def pending(self) -> bytes:
+        """What there is of a message."""
+        return bytes(self._data)
+
     def feed(self, data: bytes | memoryview) -> Message | None:
         """Take at most ``wanted`` bytes; returns the message if they complete one.
 
