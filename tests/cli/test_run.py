@@ -20,6 +20,8 @@ from pyxen.errors import PyxenError
 from pyxen.hypervisor.instruments import Statistics
 from pyxen.toolstack import lifecycle as lifecycle_module
 from pyxen.toolstack.config import DomainConfig
+from pyxen.toolstack.console_log import ConsoleLogConfig
+from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import parse_disk
 from pyxen.toolstack.devices.nic import parse_nic
 from pyxen.toolstack.lifecycle import Outcome
@@ -89,6 +91,7 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
             *("--engine", "emulator", "--timeout", "2.5", "--no-reboot"),
             *("--system-map", "System.map", "--cap", "50", "--name", "web"),
             *("--disk", "/a,raw,xvda", "--disk", "/b,raw,xvdb,ro", "--net", "none"),
+            *("--channel", "name=a,connection=pty", "--console-log", "web.log,timestamp"),
         )
         == 0
     )
@@ -106,6 +109,8 @@ def test_every_option_arrives(lifecycle: Lifecycle) -> None:
             name="web",
             disks=(parse_disk("/a,raw,xvda"), parse_disk("/b,raw,xvdb,ro")),
             nics=(parse_nic("none"),),
+            channels=(ChannelConfig("a", "pty"),),
+            console_log=ConsoleLogConfig(Path("web.log"), timestamps=True),
         )
     ]
     assert lifecycle.timeout == 2.5
@@ -147,6 +152,8 @@ def test_a_missing_image_is_one_line(
     (
         ("--disk", "/a,raw,vda", "disk '/a,raw,vda': vdev: 'vda' is no name of a disk"),
         ("--net", "mac=1", "net 'mac=1': mac: '1' is not like 00:16:3e:12:34:56"),
+        ("--channel", "name=a", "channel 'name=a': connection: '' is none of pty, socket"),
+        ("--console-log", "a,b", "console log 'a,b': 'b' is none of timestamp, limit=SIZE"),
     ),
 )
 def test_a_bad_device_is_one_line(

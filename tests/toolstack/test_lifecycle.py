@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from pyxen.errors import PyxenError
 from pyxen.hypervisor.crash import DomainCrash
 from pyxen.toolstack import lifecycle
 from pyxen.toolstack.config import DomainConfig
+from pyxen.toolstack.console_log import ConsoleLogConfig
 from pyxen.toolstack.host import Host
 
 PATIENCE = 20.0
@@ -216,3 +218,24 @@ def test_names_come_from_the_system_map(tmp_path: Path) -> None:
     kernel: Any = SimpleNamespace(elf=elf, notes=notes)
     assert lifecycle._Symbols(kernel, path).lookup(0x123) == ("start_kernel", 0x23)
     assert lifecycle._Symbols(kernel, None).lookup(0x123) is None
+
+
+def test_output_is_recorded_before_its_reader_takes_it(tmp_path: Path, user: User) -> None:
+    config = ConsoleLogConfig(tmp_path / "console.log")
+    with closing(config.open()) as log_file:
+        console = lifecycle._Recorded(user, log_file)
+        thread = threading.Thread(target=console.output, args=[b"Linux version"])
+        thread.start()
+        while config.path.read_bytes() != b"Linux version":
+            assert thread.is_alive()
+        console.leave()
+        thread.join()
+
+
+def test_a_log_that_cannot_be_opened_is_told_before_the_run(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "load_kernel", lambda path: None)
+    log = ConsoleLogConfig(tmp_path / "none" / "console.log")
+    with pytest.raises(PyxenError, match=r"console\.log: No such file or directory"):
+        lifecycle.run(DomainConfig(kernel=Path("vmlinuz"), console_log=log), user)
