@@ -9,6 +9,7 @@ and all happens in one thread. Behaviour, quotas and errors are those of Xen 4.1
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ from pyxen.xenstore.permissions import (
 from pyxen.xenstore.quotas import Quotas, limit
 from pyxen.xenstore.watches import Watch, WatchIndex
 from pyxen.xenstore.wire import Message
+from pyxen.xenstore.write_rate import WriteRate
 
 if TYPE_CHECKING:
     from pyxen.xenstore.live_update import LiveUpdate
@@ -39,8 +41,11 @@ if TYPE_CHECKING:
 INTRODUCE: Final = "@introduceDomain"
 RELEASE: Final = "@releaseDomain"
 
+log = logging.getLogger(__name__)
+
 _FIRST_NODES: Final = ("/", "/tool", "/tool/xenstored")
 _DOMID_FIRST_RESERVED: Final = 0x7FF0
+_SHORTEST_REST: Final = 0.001
 _EVENT_TIMEOUT: Final = 20.0
 """Seconds that an event waits for a domain to take it, as its cause stays outstanding so long."""
 
@@ -91,7 +96,8 @@ class Xenstored:
         self._dropping = False
         self.live_update: LiveUpdate | None = None
         """Set by a transport that can hand everything over to another program."""
-        self.domains[0] = DomainRecord(0, 0, self.quotas, FEATURES)
+        self._rate = WriteRate()
+        self._rate.add(self.add_record(0, 0, self.quotas, FEATURES), self._milliseconds())
         for path in _FIRST_NODES:
             below = [each for each in _FIRST_NODES[1:] if paths.parent_of(each) == path]
             children = "".join(paths.name_of(each) + "\0" for each in below).encode()
@@ -259,6 +265,7 @@ class Xenstored:
                 raise
             view.put(path, node)
             return
+        self.charge_write(checked)
         old = view.get(path)
         record = self.find_record(node.owner)
         if checked is not None:
@@ -287,9 +294,50 @@ class Xenstored:
         """What is known of a domain; None if there is none of this number."""
         record = self.domains.get(domid)
         if record is None and self.exists(domid):
-            record = DomainRecord(domid, self.database.generation, self.quotas, FEATURES)
-            self.domains[domid] = record
+            return self.add_record(domid, self.database.generation, self.quotas, FEATURES)
         return record
+
+    def add_record(
+        self, domid: int, generation: int, quotas: Quotas, features: int
+    ) -> DomainRecord:
+        """A domain becomes known."""
+        record = DomainRecord(domid, generation, quotas, features)
+        self.domains[domid] = record
+        return record
+
+    # How often domains write
+
+    def _milliseconds(self) -> int:
+        return int(self._clock() * 1000)
+
+    def charge_write(self, connection: Connection | None) -> None:
+        """A client changes the store itself. If there are transactions, and the client is a domain,
+        it pays for it."""
+        record = connection.domain if connection is not None else None
+        if record is None or not record.unprivileged:
+            return
+        if self.later is None or not self.database.transactions:
+            return
+        self._rate.charge(record, self._milliseconds())
+        if record.credit < 0 and not record.reported_rate:
+            record.reported_rate = True
+            log.warning("xenstore: domain %d writes more often than it may", record.domid)
+        self._rest(record)
+
+    def _rest(self, record: DomainRecord) -> None:
+        """See to it that the domain is listened to when it has credit again."""
+        if record.credit < 0 and not record.resting and self.later is not None:
+            record.resting = True
+            seconds = self._rate.waiting_time(record) / 1000
+            self.later(max(seconds, _SHORTEST_REST), lambda: self._end_rest(record))
+
+    def _end_rest(self, record: DomainRecord) -> None:
+        record.resting = False
+        self._rate.update(record, self._milliseconds())
+        self._rest(record)
+        if record.credit >= 0:
+            record.wake()
+            self.wake_clients()
 
     # Watches
 
@@ -394,11 +442,16 @@ class Xenstored:
         self.attach(connection, gfn, port)
         record.port = port
         if record.connection is None:
-            record.connection = connection
             record.shut_down = False
-            self.connections[connection] = None
+            self.add_domain_connection(record, connection)
             self._tell_special(INTRODUCE, domid)
         self.wake_clients()
+
+    def add_domain_connection(self, record: DomainRecord, connection: Connection) -> None:
+        """A domain that had none has a connection now."""
+        record.connection = connection
+        self.connections[connection] = None
+        self._rate.add(record, self._milliseconds())
 
     def release(self, domid: int) -> None:
         """A domain has gone: forget it, and remove the nodes that it owns.
@@ -413,6 +466,7 @@ class Xenstored:
         if record.connection is not None:
             self.disconnect(record.connection)
             record.connection = None
+            self._rate.remove(record)
         if paths.ROOT in record.nodes:
             self._take_root_back(domid)
         internal = Connection(self)

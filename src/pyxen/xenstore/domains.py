@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 class DomainRecord:
     """``generation`` is that of the store when the domain became known: permissions in nodes older
     than it are those of another domain of the same number. ``connection`` is there from the
-    domain's introduction on. ``nodes`` are the paths of those that it owns."""
+    domain's introduction on. ``nodes`` are the paths of those that it owns. ``credit`` is what it
+    may still write, as of ``credit_time`` (see ``write_rate``); ``resting``: it is waited for."""
 
     domid: int
     generation: int
@@ -34,6 +35,10 @@ class DomainRecord:
     outstanding: int = 0
     reported_hard: bool = False
     reported_soft: bool = False
+    credit: int = 0
+    credit_time: int = 0
+    resting: bool = False
+    reported_rate: bool = False
 
     @property
     def unprivileged(self) -> bool:
@@ -47,7 +52,9 @@ class DomainRecord:
         """Whether no request of it is read for now."""
         if not self.unprivileged:
             return False
-        return self._is_over(self.memory) or self.outstanding >= limit(self.quotas.outstanding)
+        if self.credit < 0 or self._is_over(self.memory):
+            return True
+        return self.outstanding >= limit(self.quotas.outstanding)
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more are below the hard quota of memory."""

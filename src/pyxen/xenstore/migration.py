@@ -14,7 +14,6 @@ from dataclasses import replace
 from pyxen.xenstore import paths
 from pyxen.xenstore.connection import Connection
 from pyxen.xenstore.daemon import Xenstored
-from pyxen.xenstore.domains import DomainRecord
 from pyxen.xenstore.error import StoreError
 from pyxen.xenstore.nodes import Node, Transaction
 from pyxen.xenstore.quotas import HARD, SOFT, Quotas, limit
@@ -88,7 +87,9 @@ def restore(daemon: Xenstored, state: State) -> dict[int, Connection]:
         if domain.quotas:
             quotas = replace(daemon.quotas)
             _set_quotas(quotas, domain.quotas)
-        daemon.domains[domain.domid] = DomainRecord(domain.domid, 0, quotas, domain.features)
+        if domain.domid in daemon.domains:
+            raise StreamError(f"domain {domain.domid} is there twice")
+        daemon.add_record(domain.domid, 0, quotas, domain.features)
     _restore_nodes(daemon, state.nodes)
     connections = {}
     for entry in state.connections:
@@ -164,9 +165,8 @@ def _restore_connection(daemon: Xenstored, entry: ConnectionState) -> Connection
         if record is None or record.introduced:
             raise StreamError(f"domain {entry.domid} cannot be introduced")
         connection = Connection(daemon, entry.domid, record, entry.target)
-        record.connection = connection
         record.port = entry.port
-        daemon.connections[connection] = None
+        daemon.add_domain_connection(record, connection)
     try:
         connection.send_again(entry.unsent, entry.partial)
     except ProtocolError as error:

@@ -58,11 +58,12 @@ Tree = Map[str, Node]
 
 
 class Database:
-    """The tree that all see. ``generation`` counts changes."""
+    """The tree that all see. ``generation`` counts changes; ``transactions``: how many are open."""
 
     def __init__(self) -> None:
         self.tree: Tree = Map()
         self.generation = 0
+        self.transactions = 0
 
     def next_generation(self) -> int:
         self.generation += 1
@@ -100,6 +101,9 @@ class Transaction:
     memory: int = 0
     failed: bool = False
 
+    def __post_init__(self) -> None:
+        self.database.transactions += 1
+
     def get(self, path: str) -> Node | None:
         """Raises ENOSPC above the limit; the transaction has failed then."""
         node = self.tree.get(path)
@@ -131,7 +135,8 @@ class Transaction:
             self.record.charge(size)
 
     def end(self) -> None:
-        """Give back the memory."""
+        """It is open no more: give back the memory."""
+        self.database.transactions -= 1
         self._charge(-self.memory)
 
     def queue_event(self, path: str, exact: bool) -> None:

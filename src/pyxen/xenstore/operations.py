@@ -245,6 +245,8 @@ def remove_tree(daemon: Xenstored, connection: Connection, path: str, view: View
         node = view.get(each)
         if node is not None:
             daemon.remove(view, each, node)
+            if view is daemon.database:
+                daemon.charge_write(connection)
             daemon.fire(connection, view, each, node, exact=each != path)
     above = paths.parent_of(path)
     parent = view.get(above)
@@ -253,6 +255,8 @@ def remove_tree(daemon: Xenstored, connection: Connection, path: str, view: View
         children = (b"\0" + parent.children).replace(b"\0" + name + b"\0", b"\0", 1)[1:]
         generation = daemon.database.next_generation()
         changed = Node(parent.value, daemon.valid_permissions(parent), children, generation)
+        if view is daemon.database:
+            daemon.charge_write(connection)
         daemon.put(None, view, above, changed)
 
 
@@ -403,6 +407,7 @@ def _commit(request: Request, transaction: Transaction) -> None:
     _check_owners(daemon, transaction)
     if transaction.conflicts():
         raise StoreError("EAGAIN")
+    daemon.charge_write(request.connection)
     for path in transaction.changes:
         node, old = transaction.tree.get(path), database.get(path)
         if node is not None:
