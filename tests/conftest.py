@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
+CLONE_NEWNET = 0x40000000
 SOURCE = Path(__file__).parent.parent / "src"
 ONE_PROCESS = ("test_guest_stress.py", "test_guest_xencheck.py")
 """Files whose tests share guests: with pytest-xdist, one process runs all of a file."""
@@ -67,3 +71,25 @@ def debian_image() -> images.Image:
 def debian_cloud_image() -> images.Image:
     """Debian's cloud kernel with pyxen's initramfs."""
     return _image("debian-cloud")
+
+
+@pytest.fixture
+def own_network() -> Iterator[Any]:
+    """Netlink of a network namespace that this thread is in for as long as the test runs, as root
+    alone can be."""
+    from pyroute2 import IPRoute
+
+    if os.geteuid() != 0:
+        pytest.skip("this takes root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    if libc.unshare(CLONE_NEWNET):
+        os.close(outside)
+        pytest.skip(f"no network namespace: {os.strerror(ctypes.get_errno())}")
+    try:
+        with IPRoute() as ip:
+            ip.link("set", index=1, state="up")
+            yield ip
+    finally:
+        assert libc.setns(outside, CLONE_NEWNET) == 0
+        os.close(outside)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import http.server
+import json
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from guest import StartGuest
@@ -35,8 +37,8 @@ SIZE = 3_000_000
 
 
 @contextmanager
-def server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """A web server on the host's loopback, with one file: the port, and what each asker sent."""
+def server(answer: bytes, address: str = "127.0.0.1") -> Iterator[tuple[int, list[bytes]]]:
+    """A web server on the host, with one file: the port, and what each asker sent."""
     received: list[bytes] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -52,7 +54,7 @@ def server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+    with http.server.ThreadingHTTPServer((address, 0), Handler) as listener:
         thread = threading.Thread(target=listener.serve_forever)
         thread.start()
         try:
@@ -137,3 +139,28 @@ def test_two_guests_on_a_switch(start_cloud: StartGuest, tmp_path: Path) -> None
     three.open_shell()
     three.check("ip link set eth0 up; ip addr add 198.51.100.3/24 dev eth0")
     assert " 0% packet loss" in three.check("ping -c 3 -i 0.05 198.51.100.1")
+
+
+@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="there is no /dev/net/tun")
+def test_a_bridge(own_network: Any, start_cloud: StartGuest) -> None:
+    """Large segments pass both ways between the guest and the host's kernel."""
+    own_network.link("add", ifname="xenbr0", kind="bridge")
+    (bridge,) = own_network.link_lookup(ifname="xenbr0")
+    own_network.link("set", index=bridge, state="up")
+    own_network.addr("add", index=bridge, address="198.51.100.1", prefixlen=24)
+    data = os.urandom(SIZE // 2).hex().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    with server(data, "198.51.100.1") as (port, received):
+        guest = start_cloud("--net", "bridge=xenbr0", "--stats-json", "/dev/stderr")
+        guest.open_shell()
+        guest.check("ip link set eth0 up; ip addr add 198.51.100.2/24 dev eth0")
+        guest.check(f"wget -q -O /tmp/data http://198.51.100.1:{port}/")
+        assert guest.check("sha256sum </tmp/data") == f"{digest}  -"
+        guest.check(f"wget -q -O /dev/null --post-file /tmp/data http://198.51.100.1:{port}/")
+        guest.send_line("poweroff -f")
+        assert guest.process.wait(60) == 0
+        assert received == [b"", data]
+    card = json.loads(guest.error)["devices"]["vif-0"]
+    frames = card["tx_packets"] + card["rx_packets"]
+    assert frames < 2 * SIZE / 1448  # so many segments there are, without the answers
+    assert not own_network.link_lookup(ifname="vif1.0")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from pyxen.testing.fake_doors import FakeDoors
 
 MAC = "00:16:3e:0a:0b:0c"
 HOST, GUEST = "198.51.100.1", "198.51.100.2"
-_CLONE_NEWNET = 0x40000000
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="tap devices are made by root"),
@@ -31,26 +29,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def ip() -> Iterator[Any]:
-    """Netlink of a namespace that this thread is in for as long as the test runs."""
-    from pyroute2 import IPRoute
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    if libc.unshare(_CLONE_NEWNET):
-        os.close(outside)
-        pytest.skip(f"no network namespace: {os.strerror(ctypes.get_errno())}")
-    try:
-        with IPRoute() as ip:
-            ip.link("set", index=1, state="up")
-            yield ip
-    finally:
-        assert libc.setns(outside, _CLONE_NEWNET) == 0
-        os.close(outside)
-
-
-@pytest.fixture
-def fake(ip: Any) -> Iterator[FakeDoors]:
+def fake(own_network: Any) -> Iterator[FakeDoors]:
     with FakeDoors(pages=64) as fake:
         yield fake
 
@@ -67,7 +46,8 @@ def wait_until_gone(fake: FakeDoors, ip: Any, name: str) -> None:
     fake.run(until=lambda: not ip.link_lookup(ifname=name))
 
 
-def test_bridge(ip: Any, fake: FakeDoors) -> None:
+def test_bridge(own_network: Any, fake: FakeDoors) -> None:
+    ip = own_network
     bridge = add_bridge(ip)
     link = TapLink(fake.doors, "vif1.0", bridge="xenbr0", mtu=1400)
     (tap,) = ip.get_links(ip.link_lookup(ifname="vif1.0")[0])
@@ -83,7 +63,8 @@ def test_bridge(ip: Any, fake: FakeDoors) -> None:
     assert link.statistics() == {"link_tx_dropped": 0, "link_rx_dropped": 0}
 
 
-def test_two_cards_on_a_bridge(ip: Any, fake: FakeDoors) -> None:
+def test_two_cards_on_a_bridge(own_network: Any, fake: FakeDoors) -> None:
+    ip = own_network
     add_bridge(ip)
     links = [TapLink(fake.doors, f"vif{number}.0", bridge="xenbr0") for number in (1, 2)]
     stations = [
@@ -98,7 +79,8 @@ def test_two_cards_on_a_bridge(ip: Any, fake: FakeDoors) -> None:
         link.release()
 
 
-def test_unfinished_frames_pass_both_ways(ip: Any, fake: FakeDoors) -> None:
+def test_unfinished_frames_pass_both_ways(own_network: Any, fake: FakeDoors) -> None:
+    ip = own_network
     add_bridge(ip)
     link = TapLink(fake.doors, "vif1.0", bridge="xenbr0")
     station = Station(fake, link, MAC, GUEST)
@@ -138,7 +120,8 @@ def test_unfinished_frames_pass_both_ways(ip: Any, fake: FakeDoors) -> None:
     link.release()
 
 
-def test_routes_lead_to_the_guest(ip: Any, fake: FakeDoors) -> None:
+def test_routes_lead_to_the_guest(own_network: Any, fake: FakeDoors) -> None:
+    ip = own_network
     link = TapLink(fake.doors, "tap7", routes=[GUEST])
     (index,) = ip.link_lookup(ifname="tap7")
     (route,) = ip.get_routes(oif=index, family=socket.AF_INET, table=254)
@@ -146,7 +129,8 @@ def test_routes_lead_to_the_guest(ip: Any, fake: FakeDoors) -> None:
     link.release()
 
 
-def test_a_device_that_was_there_stays(ip: Any, fake: FakeDoors) -> None:
+def test_a_device_that_was_there_stays(own_network: Any, fake: FakeDoors) -> None:
+    ip = own_network
     if subprocess.run(["ip", "tuntap", "add", "tap8", "mode", "tap"], check=False).returncode:
         pytest.skip("there is no ip")
     link = TapLink(fake.doors, "tap8")
@@ -165,7 +149,8 @@ def test_a_device_that_was_there_stays(ip: Any, fake: FakeDoors) -> None:
     assert ip.link_lookup(ifname="tap8")
 
 
-def test_refusals(ip: Any, fake: FakeDoors) -> None:
+def test_refusals(own_network: Any, fake: FakeDoors) -> None:
+    ip = own_network
     add_bridge(ip)
     with pytest.raises(PyxenError, match="there is no device nobridge"):
         TapLink(fake.doors, "vif1.0", bridge="nobridge")
@@ -180,8 +165,9 @@ def test_refusals(ip: Any, fake: FakeDoors) -> None:
 
 
 def test_a_device_that_goes_is_told(
-    ip: Any, fake: FakeDoors, caplog: pytest.LogCaptureFixture
+    own_network: Any, fake: FakeDoors, caplog: pytest.LogCaptureFixture
 ) -> None:
+    ip = own_network
     link = TapLink(fake.doors, "tap9")
     ip.link("del", index=ip.link_lookup(ifname="tap9")[0])
     fake.run(until=lambda: "tap device tap9" in caplog.text)
