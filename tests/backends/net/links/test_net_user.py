@@ -432,6 +432,21 @@ class TestOddHosts:
         )
         assert answer == f"b'question' ('{ROUTER}', 53, b'answer')\n"
 
+    def test_ping(self) -> None:
+        """Where the host lets programs ping."""
+        answer = in_namespaces(
+            """
+            station = make(host_loopback=True)
+            request = b"\\x08\\x00\\xf7\\xfd\\x00\\x01\\x00\\x01"
+            station.send(0x0800, station.packet("127.0.0.1", 1, request))
+            reply = station.take(lambda frame: frame.data[23] == 1)
+            print(reply.data[34:36], reply.data[38:42])
+            station.link.release()
+            """,
+            "echo 0 0 >/proc/sys/net/ipv4/ping_group_range",
+        )
+        assert answer == repr(bytes(2)) + " " + repr(b"\0\1\0\1") + "\n"
+
     def test_a_host_without_a_network(self) -> None:
         """The guest can be reached all the same, and reach the host if it may."""
         answer = in_namespaces(
@@ -496,6 +511,7 @@ class TestProcess:
         station.link._process.kill()
         fake.run(until=lambda: "passt has ended" in caplog.text)
         station.link.send([Frame(bytes(60))])
+        assert station.link.statistics()["link_tx_dropped"] == 1
 
     @needs_passt
     def test_closed_and_opened_again(self, make: MakeStation) -> None:

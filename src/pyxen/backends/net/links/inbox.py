@@ -5,6 +5,7 @@ back end takes them: many at a time, held back while the guest takes none, and b
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _FULL: Final = 1 << 20
 """Bytes that wait. Who reads stops for so many, so that there is never much more."""
+_AT_ONCE: Final = 256 << 10
+"""Bytes for the back end, which holds somewhat more for a guest that takes none."""
 
 
 class Inbox:
@@ -26,7 +29,7 @@ class Inbox:
         self._loop = doors.loop
         self._on_room = on_room
         self._lock = threading.Lock()  # of what both threads change: the next four
-        self._frames: list[Frame] = []
+        self._frames: deque[Frame] = deque()
         self._size = 0
         self._posted = False
         self._full = False
@@ -40,8 +43,8 @@ class Inbox:
         with self._lock:
             self._frames += frames
             self._size += sum(len(frame.data) for frame in frames)
-            self._full = self._size >= _FULL
-            room = not self._full
+            room = self._size < _FULL
+            self._full = not room
             posted, self._posted = self._posted, True
         if not posted:
             self._post(self._deliver)
@@ -64,16 +67,27 @@ class Inbox:
         self._deliver()
 
     def _deliver(self) -> None:
-        if self._held:
-            return
         with self._lock:
-            frames, self._frames = self._frames, []
-            self._size = 0
             self._posted = False
-            full, self._full = self._full, False
-        if self._receive is None:
-            self.dropped += len(frames)
-        elif frames and not self._receive(frames):
-            self._held = True
-        if full:
-            self._loop.call_soon_threadsafe(self._on_room)
+        while self._frames and not self._held:
+            frames, full = self._take()
+            if self._receive is None:
+                self.dropped += len(frames)
+            elif not self._receive(frames):
+                self._held = True
+            if full:
+                self._loop.call_soon_threadsafe(self._on_room)
+
+    def _take(self) -> tuple[list[Frame], bool]:
+        """As many as the back end has room for at once, and whether reading had stopped."""
+        frames = []
+        size = 0
+        with self._lock:
+            while self._frames and size < _AT_ONCE:
+                frame = self._frames.popleft()
+                size += len(frame.data)
+                frames.append(frame)
+            self._size -= size
+            full = self._full and self._size < _FULL
+            self._full = self._full and not full
+        return frames, full

@@ -131,6 +131,9 @@ class FrameStream:
     def send(self, frames: Sequence[Sequence[bytes]]) -> None:
         """Frames, each of one part or more. In the thread of the vCPUs; never blocks."""
         with self._lock:
+            if self._closed:
+                self.dropped += len(frames)
+                return
             for parts in frames:
                 length = sum(map(len, parts))
                 if self._queued + length > _QUEUE_LIMIT:

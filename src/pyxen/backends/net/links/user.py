@@ -49,6 +49,8 @@ _ROUTER_MAC: Final = "52:55:0a:00:02:02"
 _PREFIX_LENGTH: Final = 24
 _LARGEST_FRAME: Final = 65535
 _PATIENCE: Final = 10.0
+_BUFFER: Final = 8 << 20
+_SO_SNDBUFFORCE: Final = 32  # for root, beyond net.core.wmem_max
 _NOISE: Final = "Failed to send"
 """passt says so for each message where there is no syslog."""
 
@@ -203,6 +205,7 @@ def _start(program: str, options: list[str]) -> tuple[subprocess.Popen[bytes], s
     """passt, and our end of its socket."""
     ours, theirs = socket.socketpair()
     with theirs:
+        _enlarge(theirs)
         process = subprocess.Popen(
             [program, *options, "--fd", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
@@ -211,6 +214,14 @@ def _start(program: str, options: list[str]) -> tuple[subprocess.Popen[bytes], s
             pass_fds=(theirs.fileno(),),
         )
     return process, ours
+
+
+def _enlarge(sock: socket.socket) -> None:
+    """What passt cannot send at once is lost, and it sends a whole window of TCP at once."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
 
 
 def arguments(forwards: Sequence[Forward], mtu: int, border: Border | None) -> list[str]:
