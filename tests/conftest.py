@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +76,44 @@ def debian_cloud_image() -> images.Image:
     return _image("debian-cloud")
 
 
+@pytest.fixture(scope="session")
+def passt() -> None:
+    """Skips where there is no passt, or where it may not do what it needs, as in containers."""
+    program = shutil.which("passt")
+    if program is None:
+        pytest.skip("there is no passt")
+    ours, theirs = socket.socketpair()
+    ours.close()  # it ends at once
+    options = [
+        "--foreground",
+        "--interface",
+        "lo",
+        "--address",
+        "10.0.2.15",
+        "--gateway",
+        "10.0.2.2",
+    ]
+    options += ["--mac-addr", "52:55:0a:00:02:02", "--fd", str(theirs.fileno())]
+    with theirs:
+        tried = subprocess.run(
+            [program, *options],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    if tried.returncode:
+        pytest.skip(f"passt does not run here: {tried.stderr.decode(errors='replace')[-200:]}")
+
+
 @pytest.fixture
 def own_network() -> Iterator[Any]:
     """Netlink of a network namespace that this thread is in for as long as the test runs, as root
     alone can be."""
     from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
 
     if os.geteuid() != 0:
         pytest.skip("this takes root")
@@ -89,6 +125,11 @@ def own_network() -> Iterator[Any]:
     try:
         with IPRoute() as ip:
             ip.link("set", index=1, state="up")
+            try:
+                ip.link("add", ifname="probe", kind="bridge")
+            except NetlinkError as error:
+                pytest.skip(f"no bridges: {os.strerror(error.code)}")
+            ip.link("del", ifname="probe")
             yield ip
     finally:
         assert libc.setns(outside, CLONE_NEWNET) == 0

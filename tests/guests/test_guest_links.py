@@ -69,7 +69,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.mark.skipif(shutil.which("passt") is None, reason="there is no passt")
+@pytest.mark.usefixtures("passt")
 def test_the_hosts_network(start_cloud: StartGuest, tmp_path: Path) -> None:
     """A card that may reach the host's loopback, and one that may not."""
     record = tmp_path / "card.pcap"

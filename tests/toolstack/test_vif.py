@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,7 @@ def test_none(fake: FakeDoors) -> None:
     assert isinstance(link, NoLink)
 
 
-@pytest.mark.skipif(shutil.which("passt") is None, reason="there is no passt")
+@pytest.mark.usefixtures("passt")
 @pytest.mark.parametrize(("spec", "mtu"), [("user", "65520"), ("mtu=1400", "1400")])
 def test_user(fake: FakeDoors, spec: str, mtu: str) -> None:
     config = replace(parse_nic(spec), mac="00:16:3e:00:00:01")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pyxen.testing.fake_doors import FakeDoors
 from pyxen.toolstack.devices.nic import Forward
 
 MAC = "00:16:3e:0a:0b:0c"
-needs_passt = pytest.mark.skipif(shutil.which("passt") is None, reason="there is no passt")
+needs_passt = pytest.mark.usefixtures("passt")
 
 MakeStation = Callable[..., Station]
 
