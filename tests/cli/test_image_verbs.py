@@ -77,6 +77,31 @@ def test_pull_of_an_unknown_image(capsys: pytest.CaptureFixture[str], images: Pa
     assert capsys.readouterr().err.startswith("pyxen: ")
 
 
+def test_copy_disk(images: Path, tmp_path: Path) -> None:
+    make_image(images, "one")
+    (images / "one/disk").write_bytes(b"the disk")
+    meta = json.loads((images / "one/meta.json").read_text())
+    (images / "one/meta.json").write_text(json.dumps({**meta, "disk": True}))
+
+    assert main(("image", "copy-disk", "one", str(tmp_path / "copy"))) == 0
+    assert (tmp_path / "copy").read_bytes() == b"the disk"
+
+
+def test_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = tmp_path / "key.pub"
+    key.write_text("ssh-ed25519 AAAA\n")
+    words = ("--hostname", "box", "--password", "x", "--ssh-key", str(key))
+    assert main(("image", "seed", str(tmp_path / "disk"), *words)) == 0
+    assert b"ssh-ed25519 AAAA" in (tmp_path / "disk").read_bytes()
+
+    assert main(("image", "seed", str(tmp_path / "two"), "--hostname", "a b")) == 1
+    assert "is not the name of a host" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
+    with pytest.raises(SystemExit) as left:
+        main(("image", "seed", str(tmp_path / "two")))
+    assert left.value.code == 2
+
+
 def test_build_initramfs_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Path, dict[str, Any]]] = []
 

@@ -133,6 +133,50 @@ def test_an_image_gives_kernel_and_ramdisk(
     assert options.command_line == "console=hvc0"
 
 
+@pytest.fixture
+def image_with_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an image `mine`."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "pyxen" / "images" / "mine"
+    folder.mkdir(parents=True)
+    for name in ("kernel", "ramdisk", "disk"):
+        (folder / name).write_text(name)
+    meta = {"description": "d", "packages": {}, "recipe": "r", "pulled": "p", "disk": True}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_an_image_with_a_disk_and_a_seed(image_with_disk: Path, lifecycle: Lifecycle) -> None:
+    contents = []
+
+    def guest(console: Any) -> Outcome:
+        contents.extend(Path(disk.target).read_bytes() for disk in lifecycle.options[0].disks)
+        return outcome()
+
+    lifecycle.guest = guest
+    (image_with_disk / "data").write_text("data")
+    disk = ("--disk", f"{image_with_disk}/data,raw,xvdb")
+    seed = ("--hostname", "box", "--password", "x")
+    assert main(("run", "--image", "mine", *disk, *seed)) == 0
+
+    config = lifecycle.options[0]
+    assert [disk.vdev for disk in config.disks] == ["xvdb", "xvda", "xvdc"]
+    assert contents[:2] == [b"data", b"disk"]
+    assert b"chpasswd" in contents[2]
+    assert config.command_line == "console=hvc0 root=/dev/xvda ro"
+
+
+def test_parts_of_an_image_can_be_replaced(image_with_disk: Path, lifecycle: Lifecycle) -> None:
+    arguments = ("--ramdisk", "other", "--cmdline", "quiet", "--disk", "/mine,raw,xvda")
+    assert main(("run", "--image", "mine", *arguments)) == 0
+
+    config = lifecycle.options[0]
+    assert (config.kernel, config.ramdisk) == (image_with_disk / "kernel", Path("other"))
+    assert config.command_line == "quiet"
+    assert config.disks == (parse_disk("/mine,raw,xvda"),)
+
+
 def test_a_missing_image_is_one_line(
     lifecycle: Lifecycle,
     tmp_path: Path,
@@ -175,7 +219,6 @@ def test_a_bad_device_is_one_line(
     (
         (),
         ("--image", "a", "--kernel", "b"),
-        ("--image", "a", "--ramdisk", "b"),
         ("--kernel", "a", "--memory", "0"),
         ("--kernel", "a", "--memory", "many"),
         ("--kernel", "a", "--vcpus", "-1"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from test_kernel_modules import module_file
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack import images
+from pyxen.toolstack.images import debian_disk
 
 BUSYBOX = "#!/bin/sh\nprintf 'busybox\\nsh\\n'\n"
 
@@ -25,10 +27,13 @@ BUSYBOX = "#!/bin/sh\nprintf 'busybox\\nsh\\n'\n"
 # seen after an update only.
 APT_CACHE = """\
 #!/bin/sh
-for package; do :; done
 folder=$POOL
 case "$*" in *Dir::State::lists*) folder=$POOL/fresh ;; esac
-cat "$folder/$package.show" 2>/dev/null && exit
+found=
+for package; do
+    [ ! -e "$folder/$package.show" ] || { cat "$folder/$package.show"; echo; found=yes; }
+done
+[ -n "$found" ] && exit
 echo "E: No packages found" >&2
 exit 100
 """
@@ -243,6 +248,123 @@ def test_pull_onto_a_full_disk_is_told(
     with pytest.raises(PyxenError, match=r"deb was not unpacked: No space left on device$"):
         images.pull("debian")
     assert left(tmp_path) == [".lock"]
+
+
+# mmdebstrap's last argument but the sources is the archive; the tree is what the hooks would leave.
+MMDEBSTRAP = """\
+#!/bin/sh
+printf '%s\\n' "$@" >"$POOL/mmdebstrap.log"
+for word; do
+    case $word in *.tar) archive=$word ;; "--customize-hook=tar-in"*) hook=$word ;; esac
+done
+files=${hook#*tar-in }
+tar -tvf "${files% /}" >"$POOL/guest-files"
+echo "I: extracting archives..." >&2
+[ -e "$POOL/broken" ] && { echo "E: no such suite" >&2; exit 1; }
+tar -cf "$archive" -C "$POOL/system" .
+"""
+
+
+def offer_a_system(pool: Pool, tmp_path: Path) -> None:
+    """An mmdebstrap that installs what is in the folder `system`."""
+    programs = tmp_path / "programs"
+    (programs / "mmdebstrap").write_text(MMDEBSTRAP)
+    (programs / "mmdebstrap").chmod(0o755)
+    apt_get = (programs / "apt-get").read_text()
+    target = "http://deb.example/debian/|bookworm|main|Debian|bookworm|amd64"
+    start = f"#!/bin/sh\ncase \"$*\" in *indextargets*) echo '{target}'; exit ;; esac\n"
+    (programs / "apt-get").write_text(apt_get.replace("#!/bin/sh\n", start, 1))
+    for path, data in {
+        "boot/vmlinuz-6.1": b"the disk's kernel",
+        "etc/motd": b"hello",
+        "lib/modules/6.1/kernel/drivers/xen-blkfront.ko": module_file(),
+        "lib/modules/6.1/kernel/drivers/xen-netfront.ko": module_file(),
+        "var/lib/dpkg/status": "".join(
+            f"Package: {name}\nStatus: ok\nVersion: 1:2\nDescription: x\n y\n\n"
+            for name in debian_disk.PACKAGES
+        ).encode(),
+    }.items():
+        file = pool.folder / "system" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    pool.add("busybox-static", **{"bin/busybox": BUSYBOX})
+
+
+def in_file_system(disk: Path, request: str) -> str:
+    """What debugfs answers to a command."""
+    command = ["/sbin/debugfs", "-R", request, str(disk)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+needs_e2fsprogs = pytest.mark.skipif(
+    shutil.which("mke2fs", path="/usr/sbin:/sbin") is None, reason="no e2fsprogs"
+)
+
+
+@needs_e2fsprogs
+def test_pull_makes_a_disk_of_a_whole_system(pool: Pool, tmp_path: Path) -> None:
+    offer_a_system(pool, tmp_path)
+
+    image = images.pull("debian-disk")
+
+    assert image == images.find("debian-disk")
+    assert image.disk is not None
+    assert image.kernel.read_bytes() == b"the disk's kernel"
+    assert b"xen-blkfront.ko" in read_back(image.ramdisk.read_bytes())["etc/modules"][0].data
+    assert in_file_system(image.disk, "cat /etc/motd") == "hello"
+    assert re.search(r"User: +0 +Group: +0 ", in_file_system(image.disk, "stat /etc/motd"))
+    assert image.disk.stat().st_size == 4 << 30
+    assert image.size < 100 << 20
+    assert image.packages["cloud-init"] == "1:2"
+    arguments = (pool.folder / "mmdebstrap.log").read_text().splitlines()
+    assert arguments[-1] == "deb http://deb.example/debian bookworm main"
+    guest_files = (pool.folder / "guest-files").read_text()
+    for path in ("etc/apt/sources.list", "etc/cloud/cloud.cfg.d/90_pyxen.cfg", "etc/fstab"):
+        assert re.search(rf"^-rw-r--r-- 0/0 .* {path}$", guest_files, re.MULTILINE)
+    assert "etc/systemd/system/apt-daily.timer -> /dev/null" in guest_files
+    assert left(tmp_path) == [".lock", "debian-disk"]
+
+
+@needs_e2fsprogs
+def test_a_disk_is_made_again_only_when_there_is_something_newer(
+    pool: Pool, tmp_path: Path
+) -> None:
+    offer_a_system(pool, tmp_path)
+    first = images.pull("debian-disk")
+    (pool.folder / "mmdebstrap.log").unlink()
+
+    # The same version, and an older one.
+    pool.add("cloud-init", version="1:2")
+    pool.add("kmod", version="9")
+    assert images.pull("debian-disk") == first
+    assert not (pool.folder / "mmdebstrap.log").exists()
+
+    pool.add("udev", version="1:3")
+    images.pull("debian-disk")
+    assert (pool.folder / "mmdebstrap.log").exists()
+
+
+@needs_e2fsprogs
+def test_a_disk_that_cannot_be_made_is_told_in_one_line(pool: Pool, tmp_path: Path) -> None:
+    offer_a_system(pool, tmp_path)
+    (pool.folder / "broken").touch()
+
+    with pytest.raises(PyxenError, match=r"^Debian was not installed: no such suite$"):
+        images.pull("debian-disk")
+    assert left(tmp_path) == [".lock"]
+
+
+def test_without_mmdebstrap_a_disk_is_not_made(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_a_system(pool, tmp_path)
+    (tmp_path / "programs/mmdebstrap").unlink()
+    monkeypatch.setattr(debian_disk, "_search_path", lambda: str(tmp_path))
+
+    with pytest.raises(
+        PyxenError, match=r"made with mmdebstrap.*: install .*apt-get install mmdeb"
+    ):
+        images.pull("debian-disk")
 
 
 @pytest.mark.parametrize("how", (signal.SIGINT, signal.SIGKILL))

@@ -7,6 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pyxen.cli.seed_options import add_seed_arguments, seed_of
+
 
 def add_parser(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
@@ -34,6 +36,28 @@ def add_parser(
     remove = below.add_parser("remove", parents=[common], help="remove an image")
     remove.add_argument("name", metavar="NAME", help="which one")
     remove.set_defaults(execute=_remove)
+
+    copy = below.add_parser(
+        "copy-disk",
+        parents=[common],
+        help="copy an image's disk, to keep what a guest changes",
+        description="Copy an image's disk into a file, for `pyxen run --image NAME "
+        "--disk FILE,raw,xvda,rw`: what the guest changes then stays.",
+    )
+    copy.add_argument("name", metavar="NAME", help="which image")
+    copy.add_argument("output", metavar="FILE", type=Path, help="the file to write")
+    copy.set_defaults(execute=_copy_disk)
+
+    seed = below.add_parser(
+        "seed",
+        parents=[common],
+        help="write a disk that tells cloud-init in a guest what to do",
+        description="Write a disk (NoCloud) that tells cloud-init in a guest what to do at its "
+        "first start, for `pyxen run --disk FILE,raw,xvdb,ro`.",
+    )
+    seed.add_argument("output", metavar="FILE", type=Path, help="the file to write")
+    add_seed_arguments(seed)
+    seed.set_defaults(execute=_seed, usage_error=seed.error)
 
     build = below.add_parser(
         "build-initramfs",
@@ -87,6 +111,25 @@ def _remove(arguments: argparse.Namespace) -> int:
     from pyxen.toolstack import images
 
     images.remove(arguments.name)
+    return 0
+
+
+def _copy_disk(arguments: argparse.Namespace) -> int:
+    from pyxen.toolstack import images
+
+    images.copy_disk(arguments.name, arguments.output)
+    return 0
+
+
+def _seed(arguments: argparse.Namespace) -> int:
+    from pyxen.toolstack import images
+
+    seed = seed_of(arguments)
+    if not seed:
+        arguments.usage_error(
+            "nothing to tell: give --hostname, --password, --ssh-key, --user-data"
+        )
+    images.write_seed_file(arguments.output, seed)
     return 0
 
 

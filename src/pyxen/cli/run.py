@@ -7,9 +7,11 @@ import argparse
 import json
 import math
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyxen.cli.seed_options import add_seed_arguments, seed_of
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
@@ -60,7 +62,9 @@ def add_parser(
     guest = parser.add_mutually_exclusive_group(required=True)
     guest.add_argument("--image", metavar="NAME", help="an image (see: pyxen image list)")
     guest.add_argument("--kernel", metavar="FILE", type=Path, help="a kernel: ELF or bzImage")
-    parser.add_argument("--ramdisk", metavar="FILE", type=Path, help="the kernel's ramdisk")
+    parser.add_argument(
+        "--ramdisk", metavar="FILE", type=Path, help="the kernel's ramdisk (default: the image's)"
+    )
     parser.add_argument(
         "--system-map",
         metavar="FILE",
@@ -70,8 +74,8 @@ def add_parser(
     parser.add_argument(
         "--cmdline",
         metavar="TEXT",
-        default="console=hvc0",
-        help="the kernel's command line (default: %(default)s)",
+        help="the kernel's command line (default: console=hvc0, and root=/dev/xvda ro for an image "
+        "with a disk)",
     )
     parser.add_argument(
         "--memory",
@@ -127,6 +131,7 @@ def add_parser(
         metavar="FILE[,timestamp][,limit=SIZE][,keep=N]",
         help="record the output of the console in a file, too",
     )
+    add_seed_arguments(parser)
     parser.add_argument("--name", help="the domain's name (default: that of the image or kernel)")
     parser.add_argument(
         "--engine",
@@ -153,15 +158,14 @@ def add_parser(
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run the guest to its end; the exit status says which end that was."""
-    if arguments.ramdisk is not None and arguments.kernel is None:
-        arguments.usage_error("--ramdisk goes with --kernel; an image has its own")
-
     from pyxen.cli.terminal import Terminal
     from pyxen.toolstack import lifecycle
 
-    config = _config(arguments)
-    with Terminal() as terminal:
-        outcome = lifecycle.run(config, terminal, timeout=arguments.timeout)
+    # Copies of disks, and seeds, are there as long as the guest.
+    with ExitStack() as resources:
+        config = _config(arguments, resources)
+        with Terminal() as terminal:
+            outcome = lifecycle.run(config, terminal, timeout=arguments.timeout)
     _report(arguments, outcome)
     terminal.check()
     if terminal.ended_by is not None:
@@ -171,7 +175,8 @@ def execute(arguments: argparse.Namespace) -> int:
     return EXIT_STATUS[outcome.exit_reason]
 
 
-def _config(arguments: argparse.Namespace) -> DomainConfig:
+def _config(arguments: argparse.Namespace, resources: ExitStack) -> DomainConfig:
+    from pyxen.toolstack import images
     from pyxen.toolstack.config import DomainConfig
     from pyxen.toolstack.console_log import parse_console_log
     from pyxen.toolstack.cpuid_config import parse_cpuid
@@ -179,16 +184,20 @@ def _config(arguments: argparse.Namespace) -> DomainConfig:
     from pyxen.toolstack.devices.disk import parse_disk
     from pyxen.toolstack.devices.nic import parse_nic
 
-    kernel, ramdisk = arguments.kernel, arguments.ramdisk
+    kernel, ramdisk, command_line = arguments.kernel, arguments.ramdisk, "console=hvc0"
+    disks = [parse_disk(spec) for spec in arguments.disk]
+    seed = seed_of(arguments)
     if arguments.image is not None:
-        from pyxen.toolstack import images
-
         image = images.find(arguments.image)
-        kernel, ramdisk = image.kernel, image.ramdisk
+        kernel, ramdisk = image.kernel, arguments.ramdisk or image.ramdisk
+        command_line = image.command_line
+        disks += resources.enter_context(images.root_disk(image, disks))
+    if seed:
+        disks.append(resources.enter_context(images.seed_disk(seed, disks)))
     return DomainConfig(
         kernel=kernel,
         ramdisk=ramdisk,
-        command_line=arguments.cmdline,
+        command_line=command_line if arguments.cmdline is None else arguments.cmdline,
         memory_mib=arguments.memory,
         vcpus=arguments.vcpus,
         engine=arguments.engine,
@@ -197,7 +206,7 @@ def _config(arguments: argparse.Namespace) -> DomainConfig:
         cap=arguments.cap,
         cpuid=parse_cpuid(arguments.cpuid),
         name=arguments.name or arguments.image or arguments.kernel.name,
-        disks=tuple(parse_disk(spec) for spec in arguments.disk),
+        disks=tuple(disks),
         nics=tuple(parse_nic(spec) for spec in arguments.net),
         channels=tuple(parse_channel(spec) for spec in arguments.channel),
         console_log=parse_console_log(arguments.console_log) if arguments.console_log else None,

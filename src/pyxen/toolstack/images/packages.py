@@ -64,6 +64,13 @@ class Apt:
             depends=tuple(_dependency_names(fields.get("Depends", ""))),
         )
 
+    def versions(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the versions of those packages that are in the lists, in one look."""
+        text = _run(["apt-cache", *self._options, "show", "--no-all-versions", *names]).stdout
+        stanzas = [_first_stanza(stanza) for stanza in text.split("\n\n") if stanza.strip()]
+        # One without a version is virtual.
+        return {entry["Package"]: entry["Version"] for entry in stanzas if "Version" in entry}
+
     def download(self, package: Package, folder: Path, report: Report) -> Path:
         """Download a package into an empty folder and return its file.
 
@@ -109,6 +116,17 @@ class Apt:
         if result.returncode != 0:
             raise PyxenError(f"apt's package lists were not fetched: {_reason(result.stderr)}")
 
+    def index_targets(self, form: str) -> list[str]:
+        """Return a line for each list of binary packages that apt is configured to use."""
+        command = ["apt-get", *self._options, "indextargets", "--format", form]
+        return _run([*command, "Created-By: Packages"]).stdout.splitlines()
+
+    def setting(self, name: str) -> str:
+        """Return a setting of apt's configuration; empty if it has none."""
+        text = _run(["apt-config", *self._options, "shell", "value", name]).stdout
+        match = re.fullmatch(r"value='(.*)'\n", text)
+        return match[1] if match is not None else ""
+
 
 def check_programs() -> None:
     """Raise PyxenError when this machine has no apt."""
@@ -152,6 +170,11 @@ def closure(apt: Apt, name: str, prefixes: tuple[str, ...]) -> list[Package]:
             if depends.startswith(prefixes) and depends not in found
         ]
     return list(found.values())
+
+
+def newer(version: str, than: str) -> bool:
+    """Whether the first of two package versions is the newer one."""
+    return _run(["dpkg", "--compare-versions", version, "gt", than]).returncode == 0
 
 
 def unpack(package: Path, folder: Path) -> None:

@@ -4,7 +4,8 @@
 A Debian kernel package holds everything that a guest needs except a root file system: the kernel as
 a bzImage in `boot/` and its modules in `lib/modules/`. `linux-image-amd64` itself is empty and
 depends on the package of the current kernel release. The kernel is copied as it is; the ramdisk is
-pyxen's own (see `initramfs`), with the busybox of the package busybox-static.
+pyxen's own (see `initramfs`), with the busybox of the package busybox-static. An image with a disk
+has its kernel from the system on that disk (see `debian_disk`), which has the modules that fit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyxen.errors import PyxenError
-from pyxen.toolstack.images import initramfs, store
+from pyxen.toolstack.images import debian_disk, initramfs, store
 from pyxen.toolstack.images.packages import (
     Apt,
     AptError,
@@ -27,8 +28,10 @@ from pyxen.toolstack.images.packages import (
     apt_with_own_lists,
     check_programs,
     closure,
+    newer,
     unpack,
 )
+from pyxen.toolstack.images.sources import machine_sources
 from pyxen.toolstack.progress import Progress, SilentProgress
 
 BUSYBOX_PACKAGE = "busybox-static"
@@ -41,15 +44,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What an image is made from."""
+    """What an image is made from; `disk` if it is a whole system."""
 
     description: str
     kernel_package: str
+    disk: bool = False
 
 
 RECIPES = {
     "debian": Recipe("Debian's generic kernel with busybox", "linux-image-amd64"),
     "debian-cloud": Recipe("Debian's cloud kernel with busybox", "linux-image-cloud-amd64"),
+    "debian-disk": Recipe("a whole Debian on a disk", debian_disk.KERNEL_PACKAGE, disk=True),
 }
 """The images that can be pulled, by name."""
 
@@ -114,41 +119,80 @@ def _with_apt(work: Callable[[Apt], _T], progress: Progress) -> _T:
 
 def _pull(apt: Apt, name: str, progress: Progress) -> store.Image:
     recipe = RECIPES[name]
-    kernel_packages = closure(apt, recipe.kernel_package, _KERNEL_PREFIXES)
-    versions = {p.name: p.version for p in (*kernel_packages, apt.show(BUSYBOX_PACKAGE))}
-    if _is_current(name, versions):
-        return store.find_image(name)
-    with store.new_image(name) as folder:
-        # Unpacked, a kernel package takes several hundred megabytes: not in /tmp, which may be
-        # memory, and gone before the image takes its place.
-        work = folder / "work"
-        work.mkdir()
-        for package in kernel_packages:
-            _fetch(apt, package, work / "kernel", progress)
-        busybox = _busybox(apt, work, progress)
-        with progress.step("initramfs"):
-            shutil.copyfile(_kernel_file(work / "kernel"), folder / "kernel")
-            initramfs.write_initramfs(
-                folder / "ramdisk", busybox=busybox, kernel_modules=work / "kernel"
-            )
-        shutil.rmtree(work)
-        store.describe(
-            folder,
-            description=recipe.description,
-            packages=versions,
-            recipe=initramfs.recipe(),
-            pulled=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+    make = _make_disk_image if recipe.disk else _make_ramdisk_image
+    make(apt, name, recipe, progress)
     return store.find_image(name)
 
 
-def _is_current(name: str, versions: dict[str, str]) -> bool:
+def _make_ramdisk_image(apt: Apt, name: str, recipe: Recipe, progress: Progress) -> None:
+    kernel_packages = closure(apt, recipe.kernel_package, _KERNEL_PREFIXES)
+    versions = {p.name: p.version for p in (*kernel_packages, apt.show(BUSYBOX_PACKAGE))}
+    there = _there(name)
+    if there is not None and (there.packages, there.recipe) == (versions, initramfs.recipe()):
+        return
+    with store.new_image(name) as folder:
+        with _workspace(folder) as work:
+            for package in kernel_packages:
+                _fetch(apt, package, work / "kernel", progress)
+            busybox = _busybox(apt, work, progress)
+            with progress.step("initramfs"):
+                _add_kernel(folder, work / "kernel", busybox)
+        _describe(folder, recipe, versions, initramfs.recipe())
+
+
+def _make_disk_image(apt: Apt, name: str, recipe: Recipe, progress: Progress) -> None:
+    debian_disk.check_programs()
+    sources = machine_sources(apt)
+    mark = f"{initramfs.recipe()} {debian_disk.recipe()} {sources.codename}"
+    there = _there(name)
+    if there is not None and there.recipe == mark:
+        # mmdebstrap fetches lists of its own: what it has installed may be newer than ours say.
+        listed = apt.versions(there.packages)
+        if not any(newer(listed[package], there.packages[package]) for package in listed):
+            return
+    with store.new_image(name) as folder:
+        with _workspace(folder) as work:
+            busybox = _busybox(apt, work, progress)
+            tree = work / "tree"
+            debian_disk.build_disk(folder / "disk", tree, sources, progress)
+            _add_kernel(folder, tree, busybox)
+            versions = debian_disk.installed_versions(tree)
+        _describe(folder, recipe, versions, mark)
+
+
+@contextmanager
+def _workspace(folder: Path) -> Iterator[Path]:
+    """Give a folder for what does not become a part of the image."""
+    # Unpacked, a kernel package takes several hundred megabytes: not in /tmp, which may be
+    # memory, and gone before the image takes its place.
+    work = folder / "work"
+    work.mkdir()
+    yield work
+    shutil.rmtree(work)
+
+
+def _add_kernel(folder: Path, tree: Path, busybox: Path) -> None:
+    """Put the kernel into the image, and a ramdisk with its modules."""
+    shutil.copyfile(_kernel_file(tree), folder / "kernel")
+    initramfs.write_initramfs(folder / "ramdisk", busybox=busybox, kernel_modules=tree)
+
+
+def _describe(folder: Path, recipe: Recipe, versions: dict[str, str], mark: str) -> None:
+    store.describe(
+        folder,
+        description=recipe.description,
+        packages=versions,
+        recipe=mark,
+        pulled=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _there(name: str) -> store.Image | None:
     try:
-        image = store.find_image(name)
+        return store.find_image(name)
     except PyxenError:
         # None there, or a damaged one: both are made anew.
-        return False
-    return image.packages == versions and image.recipe == initramfs.recipe()
+        return None
 
 
 def _fetch(apt: Apt, package: Package, folder: Path, progress: Progress) -> None:

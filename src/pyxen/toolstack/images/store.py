@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The images that this user has: each a folder with a kernel, a ramdisk and a description.
+"""The images that this user has: each a folder with a kernel, a ramdisk, a description, and perhaps
+the disk of a whole system.
 
-They lie in `$XDG_DATA_HOME/pyxen/images/NAME/` as `kernel`, `ramdisk` and `meta.json`. A folder
-whose name begins with a dot is being made or removed; it is never an image. Who changes
+They lie in `$XDG_DATA_HOME/pyxen/images/NAME/` as `kernel`, `ramdisk`, `meta.json` and `disk`. A
+folder whose name begins with a dot is being made or removed; it is never an image. Who changes
 anything here holds the lock of the store, so what is found under such a name without the
 lock being held was left by a process that died.
 """
@@ -23,6 +24,9 @@ from typing import Any
 
 from pyxen.errors import PyxenError
 
+ROOT_VDEV = "xvda"
+"""The name of an image's disk in its guest."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
@@ -38,6 +42,8 @@ class Image:
         packages: version of each package that it was made from, by name.
         recipe: which initramfs of pyxen's it holds, see `initramfs.recipe`.
         pulled: when it was made, ISO 8601 with the offset from UTC.
+        disk: raw image of the root file system, for the guest's disk `xvda`; None if the ramdisk
+            is all that there is. Guests get copies of it, see `private_disk`.
     """
 
     name: str
@@ -47,11 +53,18 @@ class Image:
     packages: dict[str, str]
     recipe: str
     pulled: str
+    disk: Path | None = None
 
     @property
     def size(self) -> int:
-        """Bytes on the disk."""
-        return self.kernel.stat().st_size + self.ramdisk.stat().st_size
+        """Bytes on the disk, without the holes."""
+        size = self.kernel.stat().st_size + self.ramdisk.stat().st_size
+        return size + (self.disk.stat().st_blocks * 512 if self.disk is not None else 0)
+
+    @property
+    def command_line(self) -> str:
+        """What the kernel is told if the user says nothing else."""
+        return "console=hvc0" if self.disk is None else f"console=hvc0 root=/dev/{ROOT_VDEV} ro"
 
 
 def data_folder() -> Path:
@@ -135,12 +148,13 @@ def new_image(name: str) -> Iterator[Path]:
 def describe(
     folder: Path, *, description: str, packages: dict[str, str], recipe: str, pulled: str
 ) -> None:
-    """Write an image's description into its folder."""
+    """Write an image's description into its folder, when all else is there."""
     meta = {
         "description": description,
         "packages": packages,
         "recipe": recipe,
         "pulled": pulled,
+        "disk": (folder / "disk").exists(),
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
@@ -157,13 +171,14 @@ def _read(folder: Path) -> Image:
             packages={str(k): str(v) for k, v in meta["packages"].items()},
             recipe=str(meta["recipe"]),
             pulled=str(meta["pulled"]),
+            disk=folder / "disk" if meta.get("disk") else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PyxenError(
             f"{path}: damaged image: remove it with `pyxen image remove {folder.name}`"
         ) from error
-    for file in (image.kernel, image.ramdisk):
-        if not file.is_file():
+    for file in (image.kernel, image.ramdisk, image.disk):
+        if file is not None and not file.is_file():
             raise PyxenError(
                 f"{file}: missing: remove the image with `pyxen image remove {folder.name}`"
             )
