@@ -63,6 +63,10 @@ missing_packages() {
         command -v xenstore-ls >/dev/null || printf 'xenstore-utils '
         command -v ip >/dev/null || printf 'iproute2 '
         command -v passt >/dev/null || printf 'passt '
+        command -v mmdebstrap >/dev/null || printf 'mmdebstrap '
+        command -v ssh >/dev/null || printf 'openssh-client '
+        [ "$(id -u)" = 0 ] || command -v fakeroot >/dev/null || printf 'fakeroot '
+        PATH="$PATH:/usr/sbin" command -v mke2fs >/dev/null || printf 'e2fsprogs '
         # For those who are not root it may be outside of the path.
         PATH="$PATH:/usr/sbin" command -v tcpdump >/dev/null || printf 'tcpdump '
     fi

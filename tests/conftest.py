@@ -134,3 +134,9 @@ def own_network() -> Iterator[Any]:
     finally:
         assert libc.setns(outside, CLONE_NEWNET) == 0
         os.close(outside)
+
+
+@pytest.fixture(scope="session")
+def debian_disk_image() -> images.Image:
+    """A whole Debian on a disk."""
+    return _image("debian-disk")
