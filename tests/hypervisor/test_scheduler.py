@@ -395,3 +395,33 @@ class TestPreemptCheck:
         real2.domain.scheduler.switching = False
         real2.call(xen.HYPERVISOR_sched_op, sched.SCHEDOP_block)
         assert real2.domain.preempt_check(real2.vcpu)
+
+
+def test_calls_come_in_the_order_of_their_times(real: SmallDomain) -> None:
+    """Also those of an idle domain, and those that a call asks for."""
+    domain = real.domain
+    calls: list[str] = []
+
+    def stop() -> None:
+        calls.append("stop")
+        domain.stop("called")
+
+    def second() -> None:
+        calls.append("second")
+        domain.call_later(0, stop)
+
+    domain.call_later(0.02, second)
+    domain.call_later(0.0002, lambda: calls.append("first"))
+    real.engine.cpus[0].script(repeat(BLOCK))
+    begin = time.monotonic()
+    with stopping_after(real, GRACE):
+        assert domain.run() == "called"
+    assert calls == ["first", "second", "stop"]
+    assert time.monotonic() - begin >= 0.02
+
+
+def test_a_call_interrupts_a_busy_vcpu(real: SmallDomain) -> None:
+    real.engine.cpus[0].script(repeat(real.engine.spin))
+    real.domain.call_later(0.01, lambda: real.domain.stop("called"))
+    with stopping_after(real, GRACE):
+        assert real.domain.run() == "called"

@@ -60,6 +60,8 @@ class Doors:
     ``bind(guest_port, notify)`` connects to a port that the front end has told, and calls
     ``notify`` at its events, and once soon after; never before ``bind`` has returned. Raises
     XenError if the port does not wait for domain 0. ``post`` may be called from any thread.
+    ``call_later(seconds, work)`` has work done in the thread of the vCPUs after a time, which may
+    be much less than a millisecond; called there, too.
     """
 
     domid: int
@@ -67,5 +69,6 @@ class Doors:
     bind: Callable[[int, Callable[[], None]], BackEndPort]
     store: StoreClient
     post: Callable[[Callable[[], None]], None]
+    call_later: Callable[[float, Callable[[], None]], None]
     executor: ThreadPoolExecutor
     loop: asyncio.AbstractEventLoop

@@ -289,6 +289,10 @@ class Domain:
         self._posted.append(work)
         self.ring()
 
+    def call_later(self, seconds: float, work: Callable[[], None]) -> None:
+        """In the thread of the vCPUs: do this there after a time."""
+        self.timers.call_at(self.clock.now() + int(seconds * 1e9), work)
+
     def ring(self) -> None:
         """From any thread: interrupt guest code, or the sleep of an idle domain."""
         self.attention = True

@@ -3,7 +3,8 @@
 
 Each vCPU has three: the *single-shot* and the *periodic* timer, which both raise VIRQ_TIMER, and
 the time-out of a poll. The domain has two *watchdogs*: a guest that does not put the deadline off
-in time is shut down for the reason "watchdog".
+in time is shut down for the reason "watchdog". Back ends have what they want to be called for
+(``call_at``), as a process in dom0 has timers.
 
 As under Xen, the periodic timer ticks only while its vCPU runs. It does not wake one that waits;
 a tick that is overdue comes when the vCPU is switched in.
@@ -14,6 +15,7 @@ the heap counts only as long as the array agrees.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
@@ -42,12 +44,15 @@ class Timers:
         vcpus = len(domain.vcpus)
         self._domain = domain
         self._first_watchdog = vcpus * _KINDS
-        self._deadlines = [NO_DEADLINE] * (self._first_watchdog + WATCHDOGS)
+        self._call_slot = self._first_watchdog + WATCHDOGS
+        self._deadlines = [NO_DEADLINE] * (self._call_slot + 1)
         self._heap: list[tuple[int, int]] = []
         self.next = NO_DEADLINE
         self.periods = [0] * vcpus
         self._last_ticks = [0] * vcpus
         self._watchdogs_in_use = [False] * WATCHDOGS
+        self._calls: list[tuple[int, int, Callable[[], None]]] = []
+        self._last_call = 0
 
     def deadline(self, vcpu: Vcpu, kind: int) -> int:
         """When the vCPU's timer of this kind is due, or NO_DEADLINE."""
@@ -92,6 +97,9 @@ class Timers:
             self._expire(slot, now)
 
     def _expire(self, slot: int, now: int) -> None:
+        if slot == self._call_slot:
+            self._call(now)
+            return
         if slot >= self._first_watchdog:
             self._domain.report_once("the guest's watchdog has expired")
             self._domain.shutdown(SHUTDOWN_watchdog)
@@ -153,3 +161,20 @@ class Timers:
             deadline = NO_DEADLINE
         self._set(self._first_watchdog + number - 1, deadline)
         return 0
+
+    # Calls
+
+    def call_at(self, deadline: int, work: Callable[[], None]) -> None:
+        """Do this in the thread of the vCPUs, when the time has come."""
+        self._last_call += 1
+        heappush(self._calls, (max(1, deadline), self._last_call, work))
+        self._set(self._call_slot, self._calls[0][0])
+
+    def _call(self, now: int) -> None:
+        due = []
+        while self._calls and self._calls[0][0] <= now:
+            due.append(heappop(self._calls)[2])
+        if self._calls:
+            self._set(self._call_slot, self._calls[0][0])
+        for work in due:
+            work()

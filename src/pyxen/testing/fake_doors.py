@@ -2,7 +2,7 @@
 """A back end's doors without a guest: the front end is written in the test.
 
 The grants and event channels are the real ones, of a domain on the fake engine that runs nothing.
-The store is a small one of our own, and what is posted waits for ``run``::
+The store is a small one of our own, and what is posted, or to be called later, waits for ``run``::
 
     with FakeDoors() as fake:
         backend = SomeBackend(fake.doors, BACKEND, FRONTEND)
@@ -25,6 +25,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 from typing import Final
 
 from pyxen.abi.grant_table import GRANT_ENTRY_V1, GTF_permit_access, GTF_readonly
@@ -117,6 +119,8 @@ class FakeDoors:
         self._engine = FakeEngine(pages + 64, 1)
         self.domain = Domain(self._engine, pages)
         self._posted: deque[Callable[[], None]] = deque()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._tickets = count()
         self._next_ref = _FIRST_REF
         self.store = FakeStore(self._posted.append)
         self.grants = GrantAccess(self.domain.grants, self.domain.forget_code)
@@ -129,6 +133,7 @@ class FakeDoors:
             bind=self._bind,
             store=self.store,
             post=self._posted.append,
+            call_later=self._call_later,
             executor=self._executor,
             loop=self._loop,
         )
@@ -149,6 +154,9 @@ class FakeDoors:
         port = self.domain.events.bind_back_end(guest_port)
         self._posted.append(lambda: port.listen(notify))
         return port
+
+    def _call_later(self, seconds: float, work: Callable[[], None]) -> None:
+        heappush(self._later, (time.monotonic() + seconds, next(self._tickets), work))
 
     # The front end's side
 
@@ -206,6 +214,8 @@ class FakeDoors:
         """
         deadline = time.monotonic() + timeout
         while True:
+            while self._later and self._later[0][0] <= time.monotonic():
+                heappop(self._later)[2]()
             while self._posted:
                 self._posted.popleft()()
             if until is None or until():

@@ -73,6 +73,7 @@ class Host:
             bind=bind,
             store=client,
             post=domain.post,
+            call_later=domain.call_later,
             executor=self.executor,
             loop=self.io.loop,
         )
