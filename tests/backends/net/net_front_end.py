@@ -82,7 +82,7 @@ class TestLink:
         self.released += 1
 
     def statistics(self) -> dict[str, int]:
-        return {"sent": len(self.sent)}
+        return {"link_sent": len(self.sent)}
 
 
 class FrontRing:
@@ -281,11 +281,14 @@ class FrontEnd:
         return self.fake.store.read(ERROR).decode()
 
     def send(self, queue: FrontQueue | None = None) -> list[int]:
-        """Show what was put in; the statuses."""
+        """Show what was put in, and wait for all statuses, or for the end of the card."""
         queue = queue or self.queues[0]
         queue.tx.show()
-        self.fake.run()
-        return queue.statuses()
+        statuses: list[int] = []
+        self.fake.run(
+            until=lambda: statuses.extend(queue.statuses()) or not queue.ids or self.state != 4
+        )
+        return statuses
 
     def receive(self, *frames: Frame) -> bool:
         """Let the link receive."""

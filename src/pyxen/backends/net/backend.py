@@ -196,13 +196,12 @@ class NetBackend(Backend):
         return f"vif {self.backend_path.rsplit('/', 1)[-1]}"
 
     def statistics(self) -> dict[str, int]:
-        """As the guest sees it: tx is what it sends. What the link counts has ``link_`` before."""
+        """As the guest sees it: tx is what it sends. What the link counts begins with ``link_``."""
         total = dict.fromkeys(_NAMES, 0) | self._past
         for queue in self._queues:
             for name, value in _counters_of(queue).items():
                 total[name] += value
-        link = {f"link_{name}": value for name, value in self.link.statistics().items()}
-        return total | self.counters | link
+        return total | self.counters | self.link.statistics()
 
 
 _NAMES: Final = (

@@ -8,6 +8,7 @@ from pyxen.hypervisor.grant_access cimport GrantAccess
 
 cdef unsigned int ETHERNET_HEADER, PAGE_SIZE, GSO_NONE, GSO_TCPV4, GSO_TCPV6
 cdef unsigned long long _MOST
+cdef unsigned int _ROUND, _INDEX_MASK
 cdef unsigned int _LARGEST, _CSUM_BLANK, _DATA_VALIDATED, _MORE_DATA, _EXTRA_INFO
 cdef unsigned int _GSO_EXTRA, _TCPV4, _TCPV6, _ERROR
 
@@ -25,6 +26,9 @@ cdef class Receiver:
     cdef public unsigned long long dropped
     cdef public unsigned long long failed
     cdef public unsigned long long waiting_bytes
+    cdef public bint paused
+    cdef int _left
+    cdef unsigned int _slots_seen
     cdef object _waiting
     cdef GrantAccess _grants
     cdef Abilities _abilities
@@ -33,7 +37,10 @@ cdef class Receiver:
     cpdef void add(self, object frame) except *
     @cython.locals(size=cython.ulonglong)
     cdef void _add(self, object frame) except *
-    @cython.locals(ring=Ring, free=cython.uint, size=cython.uint, needed=cython.uint)
+    cpdef void begin_round(self) except *
+    @cython.locals(
+        ring=Ring, free=cython.uint, size=cython.uint, needed=cython.uint, seen=cython.uint,
+    )
     cpdef void deliver(self) except *
     @cython.locals(
         ring=Ring, words="unsigned int[::1]", flags=cython.uint, gso=cython.uint,

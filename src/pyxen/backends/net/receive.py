@@ -4,6 +4,11 @@
 The front end puts in empty pages, one in each slot. A frame takes as many as it has pages, and one
 more for an extra info if it is a large segment. What finds no slots waits, up to a limit.
 
+Even if there are slots, not all of what waits is put in at once. A guest stands still while we do
+that, and would find hundreds of packets in the next moment, more than its sockets take while their
+program reads. So after ``ROUND`` slots the guest is to do something first: to put in new slots, as
+front ends do when they have looked at the ring.
+
 What the front end cannot take as it is, a frame without a checksum or a large segment, is finished
 first (``offload``).
 
@@ -36,11 +41,15 @@ from pyxen.hypervisor.page_flags import PAGE_SIZE
 if TYPE_CHECKING:
     from pyxen.hypervisor.grant_access import GrantAccess
 
-MAX_WAITING: Final = 1 << 20
+ROUND: Final = 32
+"""Slots."""
+MAX_WAITING: Final = 4 << 20
 """Bytes of frames that wait for slots; what comes then is dropped."""
-ENOUGH_WAITING: Final = 1 << 18
+ENOUGH_WAITING: Final = 1 << 19
 """With so many links are asked to hold back."""
 _MOST: Final = MAX_WAITING
+_ROUND: Final = ROUND
+_INDEX_MASK: Final = 0xFFFF_FFFF
 _LARGEST: Final = XEN_NETIF_MAX_TX_SIZE
 _CSUM_BLANK: Final = NETRXF_csum_blank
 _DATA_VALIDATED: Final = NETRXF_data_validated
@@ -82,6 +91,9 @@ class Receiver:
         self.dropped = 0
         self.failed = 0
         self.waiting_bytes = 0
+        self.paused = False
+        self._left = ROUND
+        self._slots_seen = 0
         self._waiting: deque[Frame] = deque()
         self._grants = grants
         self._abilities = abilities
@@ -114,25 +126,38 @@ class Receiver:
         self.waiting_bytes += size
 
     def deliver(self) -> None:
-        """Put in what waits, as far as there are slots; the front end sees it after ``push`` of the
-        ring. For the rest the next slots send an event. Raises BackendError for a broken ring."""
+        """Put in what waits, as far as there are slots in this round; the front end sees it after
+        ``push`` of the ring. For the rest the next slots send an event; ``paused`` says that there
+        are slots nevertheless. Raises BackendError for a broken ring."""
         ring = self.ring
         waiting = self._waiting
         free = ring.waiting()
+        seen = (ring.consumed + free) & _INDEX_MASK
+        if seen != self._slots_seen:
+            self._slots_seen = seen
+            self.begin_round()
         while waiting:
             frame = waiting[0]
             size = len(frame.data)
             needed = (size + PAGE_SIZE - 1) // PAGE_SIZE
             if frame.gso != GSO_NONE:
                 needed += 1
-            while free < needed:
+            while free < needed or self._left <= 0:
                 if not ring.ask_for_events(free):
+                    self.paused = free >= needed
                     return
                 free = ring.waiting()
+                self.begin_round()
             waiting.popleft()
             self.waiting_bytes -= size
             free -= needed
+            self._left -= needed
             self._put(frame, size)
+
+    def begin_round(self) -> None:
+        """The front end has had its turn."""
+        self._left = _ROUND
+        self.paused = False
 
     def _put(self, frame: Frame, size: int) -> None:
         ring = self.ring

@@ -16,6 +16,7 @@ cdef class Ring:
     cpdef unsigned int waiting(self) except? 0xFFFFFFFF
     @cython.locals(place=cython.uint)
     cpdef unsigned int take(self) except? 0xFFFFFFFF
+    cpdef void push(self) except *
     @cython.locals(old=cython.uint, new=cython.uint, rsp_event=cython.uint)
-    cpdef bint push(self) except *
+    cpdef bint wants_event(self) except *
     cpdef bint ask_for_events(self, unsigned int have) except *

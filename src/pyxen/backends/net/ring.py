@@ -70,13 +70,16 @@ class Ring:
         self.consumed = (self.consumed + 1) & _INDEX_MASK
         return place
 
-    def push(self) -> bool:
-        """Show the responses to the front end. Whether it wants an event for them."""
+    def push(self) -> None:
+        """Show the responses to the front end."""
+        self.words[_RSP_PROD] = self.consumed
+
+    def wants_event(self) -> bool:
+        """Whether the front end wants an event for what was shown since it was asked last."""
         old = self.told
         new = self.consumed
         if old == new:
             return False
-        self.words[_RSP_PROD] = new
         self.told = new
         rsp_event = self.words[_RSP_EVENT]
         return (new - rsp_event) & _INDEX_MASK < (new - old) & _INDEX_MASK

@@ -109,17 +109,15 @@ class Transmitter:
 
     def take_all(self) -> list[Frame]:
         """Take all packets and answer them; the front end sees the answers after ``push`` of the
-        ring. The next packet sends an event, or ``delay`` is how many seconds the rate makes the
-        rest wait. Raises BackendError for a broken ring."""
+        ring. ``delay`` is how many seconds the rate makes the rest wait. Raises BackendError for a
+        broken ring."""
         frames: list[Frame] = []
         rate = self._rate
         self.delay = 0.0
         while True:
             self._left = self.ring.waiting()
             if not self._left:
-                if not self.ring.ask_for_events(0):
-                    return frames
-                continue
+                return frames
             if rate is not None:
                 self.delay = rate.wait()
                 if self.delay:

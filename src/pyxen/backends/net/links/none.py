@@ -32,4 +32,4 @@ class NoLink:
         pass
 
     def statistics(self) -> dict[str, int]:
-        return {"dropped": self._dropped}
+        return {"link_tx_dropped": self._dropped}
