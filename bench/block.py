@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from modules import fetch_modules, write_ramdisk
+
 from guests import (
     BenchError,
     Contender,
@@ -39,9 +41,7 @@ from guests import (
 )
 from pyxen.builder.image import load_kernel
 from pyxen.toolstack import images
-from pyxen.toolstack.images import cpio
-from pyxen.toolstack.images.modules import load_order, release_folder
-from pyxen.toolstack.images.packages import Apt, unpack
+from pyxen.toolstack.images.modules import release_folder
 
 MEASURES = (
     "random-read",
@@ -56,7 +56,7 @@ TARGET = 0.8
 """The least ratio of pyxen's throughput to QEMU's that was promised."""
 SOURCES = Path(__file__).parent / "guest"
 IMAGE_SIZE = 512 << 20
-CMDLINE = "quiet panic=-1 rdinit=/block"
+CMDLINE = "quiet panic=-1"
 MODULES = {"pyxen": ("xen-blkfront",), PEER: ("virtio-pci", "virtio-blk")}
 
 
@@ -77,10 +77,10 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> list[Contender]:
     """Build what the guests run, and return how each is started. Raises BenchError."""
     check_tools()
     image = images.find(arguments.image)
-    release = release_folder(arguments.modules or _fetch_modules(image, folder))
+    release = release_folder(arguments.modules or fetch_modules(image, folder))
     program = build_program(SOURCES / "block.c", folder / "block")
     for name, modules in MODULES.items():
-        _write_ramdisk(folder / name, program, release, modules)
+        write_ramdisk(folder / name, program, release, modules)
         with (folder / f"{name}.img").open("wb") as stream:
             for _ in range(IMAGE_SIZE >> 20):
                 stream.write(os.urandom(1 << 20))
@@ -92,30 +92,6 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> list[Contender]:
     theirs.command.extend(["-drive", f"file={folder}/{PEER}.img,if=none,id=disk,format=raw"])
     theirs.command.extend(["-device", "virtio-blk-pci,drive=disk"])
     return [ours, theirs]
-
-
-def _fetch_modules(image: images.Image, folder: Path) -> Path:
-    """The kernel's package, unpacked."""
-    name = next(name for name in image.packages if name.startswith("linux-image-"))
-    print(f"fetching {name}", file=sys.stderr)
-    packages, root = folder / "packages", folder / "root"
-    packages.mkdir()
-    apt = Apt()
-    unpack(apt.download(apt.show(name), packages, lambda *_: None), root)
-    return root
-
-
-def _write_ramdisk(path: Path, program: bytes, release: Path, modules: tuple[str, ...]) -> None:
-    entries = {
-        "/dev": cpio.folder(),
-        "/dev/console": cpio.character_device(5, 1),
-        "/block": cpio.file(program, 0o755),
-        "/modules": cpio.folder(),
-    }
-    for number, module in enumerate(load_order(release, modules)):
-        entries[f"/modules/{number:02}"] = cpio.file(module.data, 0o644)
-    with path.open("wb") as stream:
-        cpio.write_archive(stream, entries)
 
 
 def read_figures(contender: Contender) -> dict[str, float]:
