@@ -470,6 +470,40 @@ class TestProcess:
         with pytest.raises(PyxenError, match=r"needs no-such-passt, which is not installed"):
             UserLink(fake.doors, MAC)
 
+    def test_what_it_says_is_in_the_log(
+        self,
+        fake: FakeDoors,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Of a program that only answers the first question."""
+        program = tmp_path / "passt"
+        program.write_text(
+            f"#!{sys.executable}\n"
+            "import socket, sys\n"
+            "sock = socket.socket(fileno=int(sys.argv[-1]))\n"
+            "print('Template interface: eth0', file=sys.stderr, flush=True)\n"
+            "sock.sendall(sock.recv(46))\n"
+            "sock.recv(1)\n"
+            "print('Failed to send 47 bytes to syslog\\nit hurts', file=sys.stderr, flush=True)\n"
+            "sock.recv(1)\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with caplog.at_level("INFO"):
+            link = UserLink(fake.doors, MAC)
+            link.send([Frame(packet("192.0.2.1"))])
+            fake.run(until=lambda: "it hurts" in caplog.text)
+        link.release()
+        told = [
+            (r.levelname, r.message) for r in caplog.records if r.message.startswith("net: passt: ")
+        ]
+        assert told == [
+            ("INFO", "net: passt: Template interface: eth0"),
+            ("WARNING", "net: passt: it hurts"),
+        ]
+
     @needs_passt
     def test_it_ends_with_the_link(self, make: MakeStation) -> None:
         link = make().link

@@ -103,6 +103,7 @@ class UserLink:
         log.info("net: %s started, process %d", PROGRAM, self._process.pid)
         assert self._process.stderr is not None
         os.set_blocking(self._process.stderr.fileno(), False)
+        self._tell_messages(logging.INFO)
         self._loop = doors.loop
         self._inbox = Inbox(doors, self._go_on)
         self._stream = FrameStream(
@@ -178,20 +179,23 @@ class UserLink:
             log.warning("net: %s has ended; the card is not connected to anything", PROGRAM)
 
     def _read_messages(self) -> None:
-        """What passt says after its start are errors."""
+        if not self._tell_messages(logging.WARNING):
+            self._close_messages()
+
+    def _tell_messages(self, level: int) -> bool:
+        """Log what passt has said: at its start much, later only what went wrong. False if it will
+        say nothing any more."""
         assert self._process.stderr is not None
         try:
             text = os.read(self._process.stderr.fileno(), 4096)
         except BlockingIOError:
-            return
-        if not text:
-            self._close_messages()
-            return
+            return True
         *lines, self._log_text = (self._log_text + text)[-4096:].split(b"\n")
         for line in lines:
             message = line.decode(errors="replace").strip()
             if message and not message.startswith(_NOISE):
-                log.info("net: %s: %s", PROGRAM, message)
+                log.log(level, "net: %s: %s", PROGRAM, message)
+        return bool(text)
 
     def _close_messages(self) -> None:
         pipe = self._process.stderr
