@@ -306,9 +306,12 @@ def _wait_until_ready(sock: socket.socket, mac: str) -> None:
 
 
 def _receive(sock: socket.socket, count: int) -> bytes:
-    received = sock.recv(count, socket.MSG_WAITALL)
-    if len(received) < count:
-        raise ConnectionResetError
+    received = b""
+    while len(received) < count:
+        part = sock.recv(count - len(received))
+        if not part:
+            raise ConnectionResetError
+        received += part
     return received
 
 
