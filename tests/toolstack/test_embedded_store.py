@@ -93,6 +93,7 @@ class Run:
             bind=lambda port, notify: self.domain.events.bind_back_end(port),
             store=client,
             post=self.domain.post,
+            call_later=self.domain.call_later,
             executor=None,  # type: ignore[arg-type]
             loop=None,  # type: ignore[arg-type]
         )
