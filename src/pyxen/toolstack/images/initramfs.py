@@ -31,7 +31,7 @@ READY_MARKER = "pyxen: user space reached"
 """The line that `/init` writes to the console when the guest has reached user space."""
 
 _FOLDERS = ("/dev", "/mnt", "/proc", "/root", "/run", "/sys", "/tmp")
-_SCRIPTS = ("/init", "/etc/console")
+_SCRIPTS = ("/init", "/etc/console", "/etc/udhcpc/default.script")
 _TEXTS = ("/etc/inittab",)
 
 
