@@ -252,7 +252,8 @@ def _interface() -> str | None:
         fields = line.split()
         if fields[1] == fields[7] == "00000000":
             return None
-    for line in Path("/proc/net/ipv6_route").read_text().splitlines():
+    ipv6 = Path("/proc/net/ipv6_route")  # not there if the kernel speaks none
+    for line in ipv6.read_text().splitlines() if ipv6.exists() else ():
         fields = line.split()
         if fields[1] == "00" and set(fields[0]) == {"0"} and fields[-1] != "lo":
             return fields[-1]
