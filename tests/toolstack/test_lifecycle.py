@@ -216,14 +216,14 @@ def test_names_come_from_the_system_map(tmp_path: Path) -> None:
     notes = SimpleNamespace(virt_base=0, paddr_offset=0)
     elf = SimpleNamespace(loadable=[segment], sections=[], data=memoryview(b""))
     kernel: Any = SimpleNamespace(elf=elf, notes=notes)
-    assert lifecycle._Symbols(kernel, path).lookup(0x123) == ("start_kernel", 0x23)
-    assert lifecycle._Symbols(kernel, None).lookup(0x123) is None
+    assert lifecycle.Symbols(kernel, path).lookup(0x123) == ("start_kernel", 0x23)
+    assert lifecycle.Symbols(kernel, None).lookup(0x123) is None
 
 
 def test_output_is_recorded_before_its_reader_takes_it(tmp_path: Path, user: User) -> None:
     config = ConsoleLogConfig(tmp_path / "console.log")
     with closing(config.open()) as log_file:
-        console = lifecycle._Recorded(user, log_file)
+        console = lifecycle.Recorded(user, log_file)
         thread = threading.Thread(target=console.output, args=[b"Linux version"])
         thread.start()
         while config.path.read_bytes() != b"Linux version":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,11 @@ NOTICE: Final = "Ctrl-] leaves the console; the domain goes on"
 _CHUNK: Final = 64 * 1024
 
 
-def attach(path: Path, terminal: Terminal) -> bool:
+def attach(path: Path, terminal: Terminal, connected: Callable[[], None] = lambda: None) -> bool:
     """Show the console until the user leaves or the domain ends; in the main thread.
 
-    Returns whether the domain ended. Raises PyxenError if nobody serves the socket.
+    ``connected`` is called when nothing can be missed any more. Returns whether the domain ended.
+    Raises PyxenError if nobody serves the socket.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -31,6 +33,11 @@ def attach(path: Path, terminal: Terminal) -> bool:
     except OSError as error:
         connection.close()
         raise PyxenError(f"{path}: {error.strerror or error}") from error
+    try:
+        connected()
+    except BaseException:
+        connection.close()
+        raise
     return asyncio.run(_bridge(connection, terminal))
 
 

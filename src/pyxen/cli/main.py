@@ -17,10 +17,47 @@ import sys
 from collections.abc import Sequence
 
 from pyxen import __version__
-from pyxen.cli import image, info, run, xenstored
+from pyxen.cli import (
+    block_attach,
+    block_detach,
+    block_list,
+    console,
+    create,
+    destroy,
+    domid,
+    domname,
+    image,
+    info,
+    mem_max,
+    mem_set,
+    missing,
+    network_attach,
+    network_detach,
+    network_list,
+    pause,
+    reboot,
+    rename,
+    run,
+    shutdown,
+    sysrq,
+    trigger,
+    unpause,
+    uptime,
+    vcpu_list,
+    vcpu_set,
+    xenstored,
+)
+from pyxen.cli import list as list_
 from pyxen.errors import PyxenError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+VERBS = (
+    *(run, create, list_, console, shutdown, reboot, destroy, pause, unpause, rename),
+    *(uptime, domid, domname, sysrq, trigger, vcpu_list, vcpu_set, mem_set, mem_max),
+    *(block_attach, block_detach, block_list, network_attach, network_detach, network_list),
+    *(image, info, xenstored, missing),
+)
+"""In the order of the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status. Errors of usage leave through ``SystemExit`` with status 2.
     """
     _open_standard_descriptors()
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     _set_up_log(arguments.log_level)
     try:
         status: int = arguments.execute(arguments)
@@ -55,12 +92,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse does not see words again that come behind an option.
+    if rest and (not hasattr(arguments, "words") or any(word[0] == "-" for word in rest if word)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.words += rest
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyxen",
         description="Run unmodified Xen guests without the Xen hypervisor.",
     )
     parser.add_argument("--version", action="version", version=f"pyxen {__version__}")
+    parser.add_argument(
+        "-N", action="store_true", dest="dry_run", help="show what would be done, and do nothing"
+    )
+    for option in ("-v", "-f", "-t", "-T"):
+        parser.add_argument(option, action="store_true", help=argparse.SUPPRESS, dest="of_xl")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--log-level",
@@ -69,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what to report on standard error (default: %(default)s)",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (run, image, info, xenstored):
+    for verb in VERBS:
         verb.add_parser(verbs, common)
     return parser
 

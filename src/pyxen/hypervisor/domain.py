@@ -312,6 +312,13 @@ class Domain:
                 self.update_time(vcpu)
         self.scheduler.check(now)
 
+    def linger(self, over: Callable[[], bool]) -> None:
+        """After its end: do what is posted until ``over``. In the thread of the vCPUs."""
+        while not over():
+            self.scheduler.wait_woken()
+            while self._posted:
+                self._posted.popleft()()
+
     def preempt_check(self, vcpu: Vcpu) -> bool:
         """Whether a long hypercall of this vCPU is to be left, and continued later.
 

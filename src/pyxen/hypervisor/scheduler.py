@@ -81,6 +81,11 @@ class Scheduler:
         """From any thread: end the sleep of an idle domain."""
         self._wake.set()
 
+    def wait_woken(self) -> None:
+        """Sleep until ``wake``, if it was not called since the last time."""
+        self._wake.wait()
+        self._wake.clear()
+
     def run(self) -> None:
         """Run the vCPUs until the domain stops."""
         domain = self._domain

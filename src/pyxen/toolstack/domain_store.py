@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyxen.backends.console.buffer import DEFAULT_LIMIT
-from pyxen.xenstore import LocalClient
+from pyxen.xenstore.watching import WatchingClient
 
 _FEATURES: Final = (
     "platform-feature-multiprocessor-suspend",
@@ -70,13 +70,13 @@ class DomainNodes:
         return f"/libxl/{self.domid}"
 
 
-def make_node(client: LocalClient, path: str, permissions: tuple[str, ...]) -> None:
+def make_node(client: WatchingClient, path: str, permissions: tuple[str, ...]) -> None:
     """A node with these permissions, which those below it get, too."""
     client.mkdir(path)
     client.set_permissions(path, permissions)
 
 
-def write_domain(client: LocalClient, domain: DomainNodes) -> None:
+def write_domain(client: WatchingClient, domain: DomainNodes) -> None:
     """Write all that a domain finds at its start."""
     readable = ("n0", f"r{domain.domid}")
     path = domain.path
@@ -124,7 +124,7 @@ def _vm(domain: DomainNodes) -> dict[str, str]:
     }
 
 
-def _write_console(client: LocalClient, domain: DomainNodes) -> None:
+def _write_console(client: WatchingClient, domain: DomainNodes) -> None:
     """The primary console is no device of xenbus: both sides know its ring from the start."""
     front = f"{domain.path}/console"
     back = f"/local/domain/0/backend/console/{domain.domid}/0"
@@ -153,7 +153,7 @@ def _write_console(client: LocalClient, domain: DomainNodes) -> None:
     )
 
 
-def remove_domain(client: LocalClient, domain: DomainNodes) -> None:
+def remove_domain(client: WatchingClient, domain: DomainNodes) -> None:
     """Forget a domain, when its back ends have let go of it."""
     for each in (domain.path, domain.vm_path, domain.libxl_path):
         remove_tree(client, each)
@@ -163,7 +163,7 @@ def remove_domain(client: LocalClient, domain: DomainNodes) -> None:
                 remove_tree(client, f"{place}/{kind}/{domain.domid}")
 
 
-def remove_tree(client: LocalClient, path: str) -> None:
+def remove_tree(client: WatchingClient, path: str) -> None:
     """Remove a node with all below it, if it is there."""
     if client.exists(path):
         client.remove(path)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pyxen.backends.console.primary import PrimaryConsole
 from pyxen.backends.doors import Doors
@@ -18,6 +18,7 @@ from pyxen.toolstack.domain_store import DomainNodes
 from pyxen.toolstack.running import RunningDomain
 from pyxen.toolstack.store import EmbeddedStore
 from pyxen.toolstack.threads import Deadline, IoThread
+from pyxen.xenstore.watching import WatchingClient
 
 if TYPE_CHECKING:
     from pyxen.toolstack.config import DomainConfig
@@ -26,17 +27,39 @@ _DISK_THREADS: Final = 8
 """They wait for the kernel; a disk may have so many requests under way at once."""
 
 
+class Store(Protocol):
+    """The xenstore as a host needs it; ``client`` is the tool stack's own."""
+
+    @property
+    def client(self) -> WatchingClient: ...
+
+    def add(self, domain: Domain, grants: GrantAccess, nodes: DomainNodes) -> WatchingClient:
+        """Connect a domain; returns a client for its back ends."""
+
+    def shut_down(self, domid: int) -> None:
+        """The domain runs no more."""
+
+    def remove(self, domid: int) -> None:
+        """Forget it."""
+
+
+def _embedded(io: IoThread) -> Store:
+    return EmbeddedStore()
+
+
 class Host:
-    """See the module. ``started`` is told of each domain before it runs."""
+    """See the module. ``started`` is told of each domain before it runs; ``make_store`` makes the
+    store, by default one in this process, when the I/O thread is there."""
 
     def __init__(
         self,
         timeout: float | None,
         started: Callable[[RunningDomain], None] = lambda running: None,
+        make_store: Callable[[IoThread], Store] = _embedded,
     ) -> None:
         self._timeout = timeout
         self._started = started
-        self.store = EmbeddedStore()
+        self._make_store = make_store
         self.io = IoThread()
         self.executor = ThreadPoolExecutor(_DISK_THREADS, "pyxen-disk")
         self.devices: Devices | None = None
@@ -45,6 +68,7 @@ class Host:
     def __enter__(self) -> Host:
         self.io.__enter__()
         self.deadline = Deadline(self.io.loop, self._timeout)
+        self.store = self._make_store(self.io)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -99,9 +123,17 @@ class Host:
             return {}
         return {"console-0": self.console.statistics(), **self.devices.statistics()}
 
-    def remove(self, domain: Domain) -> None:
-        """The domain has stopped: tell so, and let go of all that is its."""
+    def close_devices(self) -> None:
+        """Let go of the domain's devices, and of what they use of the host."""
+        if self.devices is not None:
+            self.devices.close()
+
+    def shut_down(self, domain: Domain) -> None:
+        """The domain has stopped: tell so."""
         self.store.shut_down(domain.domid)
+
+    def remove(self, domain: Domain) -> None:
+        """Let go of all that is the domain's."""
         if self.devices is not None:
             self.devices.close()
             self.devices = None

@@ -50,7 +50,8 @@ from pyxen.toolstack.threads import IoThread
 
 log = logging.getLogger("pyxen")
 
-_SWITCH_INTERVAL: Final = 0.0005
+SWITCH_INTERVAL: Final = 0.0005
+"""The thread of the vCPUs gets the interpreter back this soon from the others, in seconds."""
 SPARE_PAGES: Final = 1024
 """Memory of the machine beyond its domain's, so that pages can be exchanged for others."""
 _PAGES_PER_MIB: Final = (1 << 20) >> PAGE_SHIFT
@@ -100,24 +101,23 @@ def run(
     before each start, in the thread of the vCPUs. The run takes ``timeout`` seconds at most. Raises
     PyxenError for bad input.
     """
-    # The thread of the vCPUs gets the interpreter back this soon from the others.
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     kernel = load_kernel(config.kernel)
-    symbols = _Symbols(kernel, config.system_map)
+    symbols = Symbols(kernel, config.system_map)
     with ExitStack() as stack:
         if config.console_log is not None:
             log_file = stack.enter_context(closing(config.console_log.open()))
-            console = _Recorded(console, log_file)
+            console = Recorded(console, log_file)
         host = stack.enter_context(Host(timeout, started))
         for domid in count(_FIRST_DOMAIN):
-            outcome = _run_once(config, kernel, symbols, console, instruments, host, domid)
+            outcome = run_once(config, kernel, symbols, console, host, domid, instruments)
             if outcome.exit_reason != "reboot" or config.on_reboot != "restart":
                 return outcome
             log.info("the guest reboots")
     raise AssertionError
 
 
-class _Recorded:
+class Recorded:
     """A console whose output goes into a file first, as its reader may be slow."""
 
     def __init__(self, console: ConsoleEndpoint, log_file: LogFile) -> None:
@@ -131,15 +131,21 @@ class _Recorded:
         self._output(data)
 
 
-def _run_once(
+def run_once(
     config: DomainConfig,
     kernel: KernelImage,
-    symbols: _Symbols,
+    symbols: Symbols,
     console: ConsoleEndpoint,
-    instruments: Sequence[Instrument],
     host: Host,
     domid: int,
+    instruments: Sequence[Instrument] = (),
+    ended: Callable[[Domain, Outcome], None] = lambda domain, outcome: None,
 ) -> Outcome:
+    """Build a domain, run it to its end, and let go of all that it had.
+
+    ``ended`` is called in between, when it has stopped and still is there: the domain is preserved
+    until it returns.
+    """
     engine = make_engine(config)
     scrollback = Scrollback()
 
@@ -157,7 +163,10 @@ def _run_once(
                 host.add_devices(domain, config)
                 outcome = _run_domain(domain, symbols, ring, console, scrollback, host)
                 figures = replace(outcome.statistics, devices=host.device_statistics())
-                return replace(outcome, statistics=figures)
+                outcome = replace(outcome, statistics=figures)
+                host.shut_down(domain)
+                ended(domain, outcome)
+                return outcome
             finally:
                 host.remove(domain)
         finally:
@@ -260,7 +269,7 @@ def _nodes(
 
 def _run_domain(
     domain: Domain,
-    symbols: _Symbols,
+    symbols: Symbols,
     ring: PrimaryConsole,
     console: ConsoleEndpoint,
     scrollback: Scrollback,
@@ -337,7 +346,7 @@ def _run_to_its_end(domain: Domain) -> tuple[str, str | None]:
     return reason, f"the guest shut down: {reason}" if reason in CRASHES else None
 
 
-class _Symbols:
+class Symbols:
     """The kernel's own names of addresses, or none if it has no symbols that we can read.
 
     Read when they are first needed; a file that the user names is read at once, so that its

@@ -20,28 +20,32 @@ from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
 from pyxen.toolstack.devices.live import CHANNEL, DISK, NIC, Devices
 from pyxen.toolstack.devices.nic import parse_nic
-from pyxen.xenstore import LocalClient
+from pyxen.xenstore.error import StoreError
+from pyxen.xenstore.watching import WatchingClient
 
 DETACH_SECONDS: Final = 10.0
 """So long xl waits for a front end, too."""
+REQUEST_SECONDS: Final = 60.0
+"""And so long for a guest to take notice of a request."""
 
 Result = TypeVar("Result")
 
 
 class RunningDomain:
-    """See the module. ``client`` is the store's, for the thread of the vCPUs alone."""
+    """See the module. ``domain``, ``devices`` and ``client``, which is the store's, are for the
+    thread of the vCPUs alone."""
 
     def __init__(
         self,
         domain: Domain,
-        client: LocalClient,
+        client: WatchingClient,
         devices: Devices,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.domid = domain.domid
-        self._domain = domain
+        self.domain = domain
         self.client = client
-        self._devices = devices
+        self.devices = devices
         self._loop = loop
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
@@ -56,20 +60,20 @@ class RunningDomain:
             else:
                 future.set_result(result)
 
-        self._domain.post(attempt)
+        self.domain.post(attempt)
         return future
 
     def attach_disk(self, spec: str) -> Future[int]:
         """Add a disk, in xl's syntax; the result is its number."""
-        return self.call(lambda: self._devices.attach_disk(parse_disk(spec)).devid)
+        return self.call(lambda: self.devices.attach_disk(parse_disk(spec)).devid)
 
     def attach_nic(self, spec: str) -> Future[int]:
         """Add a network card, in xl's syntax; the result is its number."""
-        return self.call(lambda: self._devices.attach_nic(parse_nic(spec)).devid)
+        return self.call(lambda: self.devices.attach_nic(parse_nic(spec)).devid)
 
     def attach_channel(self, spec: str) -> Future[int]:
         """Add a console, in xl's syntax; the result is its number."""
-        return self.call(lambda: self._devices.attach_channel(parse_channel(spec)).devid)
+        return self.call(lambda: self.devices.attach_channel(parse_channel(spec)).devid)
 
     def detach_disk(
         self, vdev: str, *, force: bool = False, seconds: float = DETACH_SECONDS
@@ -104,30 +108,74 @@ class RunningDomain:
 
         def begin() -> None:
             try:
-                self._devices.detach(kind, number(), force=force, done=done)
+                self.devices.detach(kind, number(), force=force, done=done)
             except PyxenError as error:
                 refuse(error)
                 return
             late = PyxenError(f"{name}: the guest has not let go of it within {seconds:g} s")
-            give_up = lambda: self._domain.post(lambda: refuse(late))  # noqa: E731
-            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, give_up)
+            self._post_later(seconds, lambda: refuse(late))
 
-        self._domain.post(begin)
+        self.domain.post(begin)
         return future
 
     def dump_core(self, path: Path) -> Future[None]:
         """Write its memory and vCPUs to a file, see ``core_dump``; its time stands meanwhile."""
 
         def dump() -> None:
-            self._domain.pause()
+            self.domain.pause()
             try:
-                dump_core(self._domain, path)
+                dump_core(self.domain, path)
             finally:
-                self._domain.unpause()
+                self.domain.unpause()
 
         return self.call(dump)
 
-    def request(self, action: str) -> Future[None]:
-        """Ask the guest for a ``poweroff`` or ``reboot``, as ``xl shutdown`` does."""
+    def request(self, action: str, seconds: float = REQUEST_SECONDS) -> Future[None]:
+        """Ask the guest for a ``poweroff`` or ``reboot``, as ``xl shutdown`` does.
+
+        The result comes when the guest has acknowledged it, by taking the word away; PyxenError if
+        it does not, the request then still stands.
+        """
         path = f"/local/domain/{self.domid}/control/shutdown"
-        return self.call(lambda: self.client.write(path, action))
+        future: Future[None] = Future()
+        watches: list[object] = []
+
+        def finish(error: PyxenError | None = None) -> None:
+            if future.done():
+                return
+            for watch in watches:
+                self.client.unwatch(watch)  # type: ignore[arg-type]
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        def look(_path: str) -> None:
+            if not future.done() and not self.client.read(path):
+                finish()
+
+        def begin() -> None:
+            try:
+                self.client.write(path, action)
+                watches.append(self.client.watch(path, look))
+            except StoreError as error:
+                finish(PyxenError(f"xenstored: {error}"))
+                return
+            late = PyxenError(
+                f"the guest has not acknowledged the request ({action}) within {seconds:g} s"
+            )
+            self._post_later(seconds, lambda: finish(late))
+
+        self.domain.post(begin)
+        return future
+
+    def write_name(self, name: str) -> None:
+        """Tell the store of a new name; in the thread of the vCPUs."""
+        for place in (f"/local/domain/{self.domid}", f"/vm/{self.domain.uuid}"):
+            self.client.write(f"{place}/name", name)
+
+    def _post_later(self, seconds: float, work: Callable[[], None]) -> None:
+        def post() -> None:
+            self.domain.post(work)
+
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, post)

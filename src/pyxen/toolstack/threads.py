@@ -21,6 +21,14 @@ class IoThread:
     def start(self, work: object) -> Future[None]:
         return asyncio.run_coroutine_threadsafe(work, self.loop)  # type: ignore[arg-type]
 
+    def call(self, work: Callable[[], object]) -> None:
+        """Do this in the thread, and return when it is done."""
+
+        async def do() -> None:
+            work()
+
+        asyncio.run_coroutine_threadsafe(do(), self.loop).result()
+
     def __exit__(self, *_exception: object) -> None:
         async def finish() -> None:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -54,9 +54,9 @@ def to_json(config: DomainConfig) -> dict[str, Any]:
         create["uuid"] = config.uuid
     shown: dict[str, Any] = {"c_info": create, "b_info": build}
     if config.disks:
-        shown["disks"] = [_disk_to_json(disk) for disk in config.disks]
+        shown["disks"] = [disk_to_json(disk) for disk in config.disks]
     if config.nics:
-        shown["nics"] = [_nic_to_json(nic) for nic in config.nics]
+        shown["nics"] = [nic_to_json(nic) for nic in config.nics]
     if config.channels:
         shown["channels"] = [_channel_to_json(channel) for channel in config.channels]
     if config.console_log is not None:
@@ -117,7 +117,8 @@ def _from_json(shown: Any) -> DomainConfig:
     )
 
 
-def _disk_to_json(disk: DiskConfig) -> dict[str, Any]:
+def disk_to_json(disk: DiskConfig) -> dict[str, Any]:
+    """A disk in libxl's shape."""
     shown: dict[str, Any] = {
         "pdev_path": disk.target,
         "vdev": disk.vdev,
@@ -158,7 +159,8 @@ def _disk_from_json(shown: Any) -> DiskConfig:
     )
 
 
-def _nic_to_json(nic: NicConfig) -> dict[str, Any]:
+def nic_to_json(nic: NicConfig) -> dict[str, Any]:
+    """A network card in libxl's shape."""
     shown: dict[str, Any] = {"nictype": "vif", "mtu": nic.mtu, "trusted": nic.trusted}
     if nic.devid is not None:
         shown["devid"] = nic.devid

@@ -24,7 +24,7 @@ from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig, stable_mac
 from pyxen.toolstack.domain_store import make_node, remove_tree
-from pyxen.xenstore import LocalClient
+from pyxen.xenstore.watching import WatchingClient
 
 if TYPE_CHECKING:
     from pyxen.toolstack.devices import Factory
@@ -61,7 +61,7 @@ class Devices:
     def __init__(
         self,
         doors: Doors,
-        client: LocalClient,
+        client: WatchingClient,
         domain_name: str,
         factories: Mapping[str, Factory] = FACTORIES,
     ) -> None:

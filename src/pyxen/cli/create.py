@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pyxen create``: start a domain that outlives this command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from pyxen.errors import PyxenError
+
+if TYPE_CHECKING:
+    from pyxen.toolstack.config import DomainConfig
+
+EPILOG = """\
+Settings are as in the file, quotes included, and come after it: memory=512 'name="web"'. The
+configuration is that of xl, see xl.cfg(5); the file /dev/null is empty.
+"""
+
+
+def add_parser(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """Declare the verb and its arguments."""
+    parser = verbs.add_parser(
+        "create",
+        parents=[common],
+        help="start a domain in the background",
+        description="Start a domain from a configuration file, in a process of its own.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="FILE | NAME=VALUE", help="the configuration, and settings"
+    )
+    parser.add_argument("-f", "--defconfig", metavar="FILE", help="the configuration file")
+    parser.add_argument(
+        "-c", action="store_true", dest="console", help="connect to the domain's console"
+    )
+    parser.add_argument("-p", action="store_true", dest="paused", help="leave it paused")
+    parser.add_argument(
+        "-n",
+        "--dryrun",
+        action="store_true",
+        dest="dry_run",
+        default=argparse.SUPPRESS,
+        help="print the configuration as JSON and start nothing",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not tell which file is read")
+    parser.add_argument(
+        "-F", action="store_true", dest="foreground", help="wait until the domain has gone"
+    )
+    parser.add_argument(
+        "-e", action="store_true", help="as for xl; does nothing: no process waits for the domain"
+    )
+    parser.add_argument("-d", action="store_true", dest="debug", help="show the configuration")
+    parser.set_defaults(execute=execute, usage_error=parser.error)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Start the domain; 0 when it runs, and with ``-F`` when it has gone."""
+    from pyxen.toolstack.control.messages import Unpause
+    from pyxen.toolstack.create import create
+    from pyxen.toolstack.domains import Ends, ask, find
+
+    config = _read(arguments)
+    if arguments.dry_run or arguments.debug:
+        _show(config, sys.stdout if arguments.dry_run else sys.stderr)
+    if arguments.dry_run:
+        return 0
+    waits = arguments.console or arguments.foreground
+    domid = str(create(config, paused=arguments.paused or waits))
+
+    def begin() -> None:
+        if waits and not arguments.paused:
+            ask(domid, Unpause())
+
+    if arguments.console:
+        from pyxen.cli.console import show
+
+        return show(domid, begin)
+    if arguments.foreground:
+        with Ends([find(domid)]) as ends:
+            begin()
+            ends.wait_gone()
+    return 0
+
+
+def _read(arguments: argparse.Namespace) -> DomainConfig:
+    from pyxen.toolstack.config import read_file
+
+    files = [word for word in arguments.words if "=" not in word]
+    files += [arguments.defconfig] if arguments.defconfig is not None else []
+    if len(files) > 1:
+        arguments.usage_error(f"there are several configuration files: {', '.join(files)}")
+    if not files:
+        raise PyxenError("no configuration file is given")
+    if not arguments.quiet:
+        print(f"Parsing config from {files[0]}", file=sys.stderr)
+    settings = [word for word in arguments.words if "=" in word]
+    reading = read_file(Path(files[0]), settings)
+    for note in reading.notes:
+        print(f"pyxen: {note}", file=sys.stderr)
+    return reading.config
+
+
+def _show(config: DomainConfig, output: TextIO) -> None:
+    import json
+
+    from pyxen.toolstack.config import to_json
+
+    print(json.dumps(to_json(config), indent=4), file=output)

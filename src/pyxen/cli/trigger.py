@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pyxen trigger``: an interrupt from outside; PV guests know ``nmi`` only."""
+
+from __future__ import annotations
+
+import argparse
+
+TRIGGERS = ("nmi", "reset", "init", "power", "sleep", "s3resume")
+
+
+def add_parser(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """Declare the verb and its arguments."""
+    parser = verbs.add_parser("trigger", parents=[common], help="send a trigger (nmi) to a domain")
+    parser.add_argument("domain", metavar="Domain", help="number or name")
+    parser.add_argument("trigger", choices=TRIGGERS)
+    parser.add_argument("vcpu", nargs="?", type=int, default=0, help="default: 0")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Send it."""
+    from pyxen.toolstack.control.messages import Trigger
+    from pyxen.toolstack.domains import ask
+
+    ask(arguments.domain, Trigger(arguments.trigger, arguments.vcpu))
+    return 0

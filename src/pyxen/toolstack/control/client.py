@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The other side of the control socket: blocking, for one thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pyxen.errors import PyxenError
+from pyxen.toolstack.control.messages import Answer, Event, Request
+from pyxen.toolstack.control.wire import read_line, read_message, request_line
+
+_CHUNK = 64 * 1024
+
+
+class ControlError(PyxenError):
+    """The connection was lost, or never made: the domain's process has ended."""
+
+
+class ControlClient:
+    """A connection to a domain's process; a context manager.
+
+    Args:
+        folder: the domain's folder.
+        timeout: for each answer, in seconds; None: no limit.
+
+    Raises ControlError when the process cannot be reached, PyxenError for what it refuses.
+    """
+
+    def __init__(self, folder: Path, timeout: float | None = None) -> None:
+        self._name = folder.name
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        self._received = bytearray()
+        self._events: deque[Event] = deque()
+        try:
+            with opened(folder) as place:
+                self._socket.connect(f"{place}/control.sock")
+        except OSError as error:
+            self._socket.close()
+            raise ControlError(f"domain {self._name}: {error.strerror or error}") from None
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def ask(self, request: Request[Answer]) -> Answer:
+        """The answer to a request. Events that come before it are kept for ``wait_event``."""
+        self._send(request_line(request))
+        while True:
+            content = self._receive()
+            if "event" in content:
+                self._events.append(read_message(Event, content["event"]))
+            elif "error" in content:
+                raise PyxenError(str(content["error"]))
+            else:
+                answer: Answer = read_message(request.answer, content.get("answer"))
+                return answer
+
+    def wait_event(self) -> Event:
+        """The next event, after a ``Subscribe``. Raises ControlError when the process ends."""
+        if self._events:
+            return self._events.popleft()
+        return read_message(Event, self._receive().get("event"))
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._socket.sendall(line)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _receive(self) -> dict[str, Any]:
+        while (end := self._received.find(b"\n")) < 0:
+            try:
+                data = self._socket.recv(_CHUNK)
+            except OSError as error:
+                raise self._lost(error) from None
+            if not data:
+                raise ControlError(f"domain {self._name}: its process has ended")
+            self._received += data
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return read_line(line)
+
+    def _lost(self, error: OSError) -> ControlError:
+        if isinstance(error, TimeoutError):
+            return ControlError(f"domain {self._name}: its process does not answer")
+        return ControlError(f"domain {self._name}: {error.strerror or error}")
+
+
+class opened:
+    """A short path to a folder, while in the context: paths of sockets have 107 bytes at most."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Path:
+        self._fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return Path(f"/proc/self/fd/{self._fd}")
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._fd)

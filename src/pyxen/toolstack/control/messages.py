@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is said on a control socket: requests, their answers, events. Plain data.
+
+A request is a ``Request`` of the type of its answer. Its name on the wire is that of the class,
+``SetVcpus`` as ``set-vcpus``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+Answer = TypeVar("Answer")
+
+LINE_LIMIT: Final = 1 << 20
+"""No message is longer."""
+SHUTDOWN_SECONDS: Final = 60.0
+"""So long libxl waits for a guest to acknowledge a request."""
+DETACH_SECONDS: Final = 10.0
+"""So long for a front end to close."""
+
+
+# Answers
+
+
+@dataclass(frozen=True)
+class Done:
+    """It is done, and there is nothing to tell."""
+
+
+@dataclass(frozen=True)
+class VcpuInfo:
+    """A vCPU. ``cpu_ns`` is how long it has run."""
+
+    index: int
+    online: bool
+    running: bool
+    blocked: bool
+    cpu_ns: int
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """A domain as ``xl list`` knows it. ``shutdown_reason`` is empty until it has shut down;
+    ``started`` is seconds since 1970."""
+
+    domid: int
+    name: str
+    uuid: str
+    pid: int
+    started: float
+    memory_kib: int
+    max_memory_kib: int
+    paused: bool
+    shutdown_reason: str
+    vcpus: tuple[VcpuInfo, ...]
+
+    @property
+    def online(self) -> int:
+        """How many vCPUs are."""
+        return sum(vcpu.online for vcpu in self.vcpus)
+
+    @property
+    def running(self) -> bool:
+        return any(vcpu.running for vcpu in self.vcpus)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether none can run."""
+        online = [vcpu for vcpu in self.vcpus if vcpu.online]
+        return bool(online) and all(vcpu.blocked for vcpu in online)
+
+    @property
+    def cpu_ns(self) -> int:
+        return sum(vcpu.cpu_ns for vcpu in self.vcpus)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """In libxl's shape."""
+
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A device was added, under this number."""
+
+    devid: int
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device. ``state`` is that of its front end."""
+
+    kind: str
+    devid: int
+    backend_path: str
+    frontend: dict[str, str] = field(default_factory=dict)
+    """The nodes of its front end. The guest writes some of them."""
+
+    @property
+    def state(self) -> int:
+        return self.number("state")
+
+    def number(self, node: str) -> int:
+        """What it has told, a number of up to nine digits; -1 if it has not."""
+        text = self.frontend.get(node, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+
+
+@dataclass(frozen=True)
+class DeviceList:
+    """In the order of their numbers."""
+
+    devices: tuple[DeviceInfo, ...]
+
+
+# Requests
+
+
+class Request(Generic[Answer]):
+    """The base of all requests; ``answer`` is the type of the answer."""
+
+    answer: ClassVar[type[Any]]
+
+
+@dataclass(frozen=True)
+class GetInfo(Request[DomainInfo]):
+    answer = DomainInfo
+
+
+@dataclass(frozen=True)
+class GetConfig(Request[Configuration]):
+    answer = Configuration
+
+
+@dataclass(frozen=True)
+class Pause(Request[Done]):
+    answer = Done
+
+
+@dataclass(frozen=True)
+class Unpause(Request[Done]):
+    answer = Done
+
+
+@dataclass(frozen=True)
+class Destroy(Request[Done]):
+    """End it, whatever it does. The answer comes before the end: wait for its folder to go."""
+
+    answer = Done
+
+
+@dataclass(frozen=True)
+class Shutdown(Request[Done]):
+    """Ask the guest for a ``poweroff`` or ``reboot``; answered when it has acknowledged."""
+
+    action: str
+    seconds: float = SHUTDOWN_SECONDS
+    answer = Done
+
+
+@dataclass(frozen=True)
+class Sysrq(Request[Done]):
+    key: str
+    answer = Done
+
+
+@dataclass(frozen=True)
+class Trigger(Request[Done]):
+    """Only ``nmi`` is for PV guests."""
+
+    trigger: str
+    vcpu: int = 0
+    answer = Done
+
+
+@dataclass(frozen=True)
+class Rename(Request[Done]):
+    name: str
+    answer = Done
+
+
+@dataclass(frozen=True)
+class SetVcpus(Request[Done]):
+    """So many vCPUs are to be online; the guest does it when it likes."""
+
+    count: int
+    answer = Done
+
+
+@dataclass(frozen=True)
+class SetMemory(Request[Done]):
+    """The target of the guest's balloon."""
+
+    kib: int
+    answer = Done
+
+
+@dataclass(frozen=True)
+class SetMaxMemory(Request[Done]):
+    """What the balloon may grow to."""
+
+    kib: int
+    answer = Done
+
+
+@dataclass(frozen=True)
+class AttachDisk(Request[Attached]):
+    """In xl's syntax."""
+
+    spec: str
+    answer = Attached
+
+
+@dataclass(frozen=True)
+class DetachDisk(Request[Done]):
+    vdev: str
+    force: bool = False
+    seconds: float = DETACH_SECONDS
+    answer = Done
+
+
+@dataclass(frozen=True)
+class AttachNic(Request[Attached]):
+    """In xl's syntax."""
+
+    spec: str
+    answer = Attached
+
+
+@dataclass(frozen=True)
+class DetachNic(Request[Done]):
+    """By number, or by address."""
+
+    device: str
+    seconds: float = DETACH_SECONDS
+    answer = Done
+
+
+@dataclass(frozen=True)
+class ListDevices(Request[DeviceList]):
+    """Those of a kind: ``vbd``, ``vif``."""
+
+    kind: str
+    answer = DeviceList
+
+
+@dataclass(frozen=True)
+class Subscribe(Request[Done]):
+    """From now on events are sent on this connection, as well as answers."""
+
+    answer = Done
+
+
+# Events
+
+
+@dataclass(frozen=True)
+class Event:
+    """``shutdown`` (``reason`` says how it ended), ``restarted`` (with the new ``domid``)."""
+
+    event: str
+    domid: int
+    reason: str = ""
+
+
+def wire_name(request: type[Any]) -> str:
+    """The name of a request on the wire."""
+    return re.sub(r"(?<!^)([A-Z])", r"-\1", request.__name__).lower()
+
+
+REQUESTS: Final = {wire_name(request): request for request in Request.__subclasses__()}

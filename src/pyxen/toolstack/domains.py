@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The domains of this host as a tool sees them, and requests to them.
+
+Domain 0 is the host. It is listed, as scripts expect it, and nothing can be done with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pyxen.errors import PyxenError
+from pyxen.toolstack.control.client import ControlClient, ControlError, opened
+from pyxen.toolstack.control.messages import (
+    Answer,
+    Destroy,
+    DomainInfo,
+    GetConfig,
+    GetInfo,
+    Request,
+    Subscribe,
+    VcpuInfo,
+)
+from pyxen.toolstack.registry import Entry, Registry, holds_lock
+
+DOMAIN_0: Final = "Domain-0"
+_LOOK_SECONDS: Final = 5.0
+"""A domain that does not say how it is within this time is listed as its folder has it."""
+_DESTROY_SECONDS: Final = 10.0
+_INTERVAL: Final = 0.01
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A domain in a list. ``note`` is what has to be said of it, empty for nothing."""
+
+    info: DomainInfo
+    note: str = ""
+
+
+def find(qualifier: str) -> Entry:
+    """A living domain by number or name. Raises PyxenError."""
+    entry = Registry().find(qualifier)
+    if not entry.alive:
+        raise PyxenError(entry.reason)
+    return entry
+
+
+def ask(qualifier: str, request: Request[Answer], timeout: float | None = None) -> Answer:
+    """Make one request to a domain. Raises PyxenError."""
+    with ControlClient(find(qualifier).folder, timeout) as client:
+        return client.ask(request)
+
+
+def list_domains(qualifier: str | None = None) -> list[Listed]:
+    """All of them with domain 0, or one. Raises PyxenError if that is not there."""
+    registry = Registry()
+    if qualifier is not None:
+        if qualifier in ("0", DOMAIN_0):
+            return [Listed(host_info())]
+        return [_look(registry.find(qualifier))]
+    return [Listed(host_info()), *map(_look, registry.entries())]
+
+
+def _look(entry: Entry) -> Listed:
+    if not entry.alive:
+        return Listed(_known(entry, "crash"), entry.reason)
+    try:
+        with ControlClient(entry.folder, _LOOK_SECONDS) as client:
+            return Listed(client.ask(GetInfo()))
+    except ControlError as error:
+        if holds_lock(entry.folder / "lock"):
+            return Listed(_known(entry), str(error))  # it begins, it ends, or it is stuck
+        return Listed(_known(entry, "crash"), entry.reason)
+
+
+def _known(entry: Entry, shutdown_reason: str = "") -> DomainInfo:
+    """What its folder tells of a domain. One whose process is gone has nothing any more."""
+    record = entry.record
+    memory = 0 if shutdown_reason else record.memory_mib << 10
+    return DomainInfo(
+        domid=record.domid,
+        name=record.name,
+        uuid=record.uuid,
+        pid=record.pid,
+        started=record.started,
+        memory_kib=memory,
+        max_memory_kib=memory,
+        paused=False,
+        shutdown_reason=shutdown_reason,
+        vcpus=(),
+    )
+
+
+def host_info() -> DomainInfo:
+    """The host as domain 0."""
+    meminfo = Path("/proc/meminfo").read_text()
+    memory = int(meminfo.split()[1])
+    ticks = sum(map(int, Path("/proc/stat").read_text().split()[1:4]))
+    nanoseconds = ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    processors = os.cpu_count() or 1
+    return DomainInfo(
+        domid=0,
+        name=DOMAIN_0,
+        uuid="00000000-0000-0000-0000-000000000000",
+        pid=0,
+        started=time.time() - float(Path("/proc/uptime").read_text().split()[0]),
+        memory_kib=memory,
+        max_memory_kib=memory,
+        paused=False,
+        shutdown_reason="",
+        vcpus=tuple(
+            VcpuInfo(index, True, True, False, nanoseconds // processors)
+            for index in range(processors)
+        ),
+    )
+
+
+def configuration(info: DomainInfo) -> dict[str, Any]:
+    """A domain's configuration in libxl's shape."""
+    if not info.domid:
+        return {"c_info": {"type": "pv", "name": info.name}, "b_info": {"type.pv": {}}}
+    entry = Registry().find(str(info.domid))
+    try:
+        with ControlClient(entry.folder, _LOOK_SECONDS) as client:
+            return client.ask(GetConfig()).config
+    except ControlError:
+        try:
+            config: dict[str, Any] = json.loads((entry.folder / "config.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise PyxenError(f"{entry.folder}/config.json: {error}") from None
+        return config
+
+
+def destroy(qualifier: str) -> None:
+    """End a domain, whatever it does; returns when it has gone."""
+    registry = Registry()
+    entry = registry.find(qualifier)
+    if entry.alive:
+        lock = entry.folder / "lock"
+        try:
+            with ControlClient(entry.folder, _LOOK_SECONDS) as client:
+                client.ask(Destroy())
+        except ControlError:
+            pass
+        if not _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS) and entry.record.pid:
+            os.kill(entry.record.pid, signal.SIGKILL)
+            _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS)
+    registry.tidy()
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_INTERVAL)
+    return True
+
+
+def living() -> list[Entry]:
+    """All domains that have a process."""
+    return [entry for entry in Registry().entries() if entry.alive]
+
+
+class Ends:
+    """Waits for domains to end; made before they are asked to. A context manager."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._clients = []
+        for entry in entries:
+            client = ControlClient(entry.folder)
+            self._clients.append(client)
+            client.ask(Subscribe())
+
+    def __enter__(self) -> Ends:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for client in self._clients:
+            client.close()
+
+    def wait(self) -> None:
+        """Return when each has shut down, or was destroyed."""
+        for client in self._clients:
+            try:
+                while client.wait_event().event != "shutdown":
+                    pass
+            except ControlError:
+                continue
+
+    def wait_gone(self) -> None:
+        """Return when none is there any more; one that was restarted is."""
+        for client in self._clients:
+            try:
+                while True:
+                    client.wait_event()
+            except ControlError:
+                continue
+
+
+@contextmanager
+def console_socket(entry: Entry) -> Any:
+    """The path of a domain's console, while in the context."""
+    with opened(entry.folder) as folder:
+        yield folder / "console.sock"

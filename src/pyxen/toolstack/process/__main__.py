@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The beginning of a domain's process.
+
+It is started by ``create.spawn`` with an order on its standard input and a pipe for its report,
+whose descriptor is its argument. It has a session of its own, and leaves its starter at once, so
+that nobody has to wait for its end. What it writes to standard error goes to the domain's log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+
+from pyxen.errors import PyxenError
+from pyxen.toolstack.config import from_json
+from pyxen.toolstack.process.report import Report
+
+
+def main() -> int:
+    if os.fork():
+        os._exit(0)  # whoever waits for this process waits no more
+    report = Report(int(sys.argv[1]))
+    order = json.load(sys.stdin)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    logging.basicConfig(
+        level=order["log_level"].upper(),
+        format="%(asctime)s %(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+    log = logging.getLogger("pyxen")
+    try:
+        # All that is slow to load is loaded behind the fork.
+        from pyxen.toolstack.process.domain_process import DomainProcess
+
+        config = from_json(order["config"])
+        DomainProcess(config, report, paused=order["paused"], restarted=order["restarted"]).run()
+    except PyxenError as error:
+        log.error("%s", error)
+        report.failed(str(error))
+        return 1
+    except Exception as error:
+        log.exception("the domain's process failed")
+        text = " ".join(str(error).split())
+        report.failed(f"this is a bug in pyxen ({type(error).__name__}: {text})")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

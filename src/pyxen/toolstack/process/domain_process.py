@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A domain that outlives the command that has made it: its life in a process of its own.
+
+The process has the domain's number, serves its console and its control socket, and does what the
+configuration says when the domain ends. A restart makes another domain in the same process, with
+the next number: the folder is renamed, and whoever reads the console goes on reading.
+
+As under xend, a domain that was restarted and wants it again within ten seconds is left destroyed:
+it would do so for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from pyxen.builder.image import KernelImage, load_kernel
+from pyxen.errors import PyxenError
+from pyxen.hypervisor.domain import Domain
+from pyxen.toolstack.config import DomainConfig, to_json
+from pyxen.toolstack.console_log import ConsoleLogConfig
+from pyxen.toolstack.console_server import ConsoleServer
+from pyxen.toolstack.control.messages import Event
+from pyxen.toolstack.control.server import ControlServer
+from pyxen.toolstack.create import spawn
+from pyxen.toolstack.folders import log_folder, make_private
+from pyxen.toolstack.host import Host
+from pyxen.toolstack.host_store import HostStore
+from pyxen.toolstack.lifecycle import SWITCH_INTERVAL, Outcome, Recorded, Symbols, run_once
+from pyxen.toolstack.process.report import Report
+from pyxen.toolstack.process.requests import Requests
+from pyxen.toolstack.registry import Membership, Record, Registry
+from pyxen.toolstack.running import RunningDomain
+
+log = logging.getLogger("pyxen")
+
+MIN_RESTART_SECONDS: Final = 10.0
+CONSOLE_LOG_LIMIT: Final = 16 << 20
+"""Of each of two files, where the configuration names none."""
+DESTROYED: Final = "destroyed"
+_SUFFIX: Final = "-%Y%m%dT%H%MZ"
+
+
+class DomainProcess:
+    """See the module.
+
+    Args:
+        config: what the domain is to be; ``uuid`` is given, paths are absolute.
+        report: told when the domain is ready to run for the first time.
+        paused: whether it begins paused.
+        restarted: when a domain of this name was last restarted, of CLOCK_MONOTONIC; None: never.
+    """
+
+    def __init__(
+        self,
+        config: DomainConfig,
+        report: Report,
+        *,
+        paused: bool = False,
+        restarted: float | None = None,
+    ) -> None:
+        self.config = config
+        self.running: RunningDomain | None = None
+        self.shutdown_reason = ""
+        self.destroying = False
+        self.membership: Membership
+        self._report = report
+        self._paused = paused
+        self._restarted = restarted
+        self._restarting = False
+        self._stop: Callable[[], None] = lambda: None
+        self._tell: Callable[[Event], None] = lambda event: None
+
+    def run(self) -> None:
+        """The whole life of the domain. Raises PyxenError if it cannot begin."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        kernel = load_kernel(self.config.kernel)
+        symbols = Symbols(kernel, self.config.system_map)
+        registry = Registry()
+        logs = make_private(log_folder())
+        self.membership = registry.add(self._record, to_json(self.config))
+        try:
+            store = registry.folder / "xenstored.sock"
+            with Host(
+                None,
+                self._begins,
+                lambda io: HostStore(store, logs / "xenstored.log", io.loop),
+            ) as host:
+                self._serve(host, logs, kernel, symbols)
+        finally:
+            self.membership.leave()
+
+    def _serve(self, host: Host, logs: Path, kernel: KernelImage, symbols: Symbols) -> None:
+        with ExitStack() as stack:
+            # By the folder's descriptor it is found by whatever name it has, and has a short path.
+            fd = os.open(self.membership.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            folder = Path(f"/proc/self/fd/{fd}")
+            default = ConsoleLogConfig(
+                logs / f"{self.config.name}-console.log", limit=CONSOLE_LOG_LIMIT, kept=1
+            )
+            log_file = stack.enter_context(closing((self.config.console_log or default).open()))
+            server = stack.enter_context(ConsoleServer(folder / "console.sock"))
+            requests = Requests(self)
+            control = stack.enter_context(
+                ControlServer(folder / "control.sock", host.io.loop, requests.handle)
+            )
+            self._tell = control.tell
+            stack.enter_context(self._signals(host))
+            self._live(host, kernel, symbols, Recorded(server, log_file))
+
+    def _live(self, host: Host, kernel: KernelImage, symbols: Symbols, console: Recorded) -> None:
+        while True:
+            domid = self.membership.record.domid
+
+            def ended(domain: Domain, outcome: Outcome) -> None:
+                self._ended(host, domain, outcome)
+
+            self._restarting = False
+            run_once(self.config, kernel, symbols, console, host, domid, ended=ended)
+            self.running = None
+            self._stop = lambda: None
+            if not self._restarting or self.destroying:
+                log.info("domain %d has been destroyed", domid)
+                return
+            self._restarted = time.monotonic()
+            self.shutdown_reason = ""
+            new = self.membership.renumber(time.time())
+            self._tell(Event("restarted", new))
+            log.info("domain %d goes on as %d", domid, new)
+
+    def _record(self, domid: int) -> Record:
+        return Record(
+            domid=domid,
+            name=self.config.name,
+            uuid=self.config.uuid,
+            pid=os.getpid(),
+            started=time.time(),
+            log=str(log_folder() / f"{self.config.name}.log"),
+            memory_mib=self.config.memory_mib,
+            vcpus=self.config.vcpus,
+        )
+
+    def _begins(self, running: RunningDomain) -> None:
+        """In the thread of the vCPUs: the domain is built, and begins when this returns."""
+        self.running = running
+        domain = running.domain
+        self._stop = lambda: domain.post(lambda: domain.stop(DESTROYED))
+        if self._paused:
+            self._paused = False
+            domain.pause()
+        if self.destroying:
+            self._stop()
+        self._report.ready(domain.domid)
+
+    # The end
+
+    def destroy(self) -> None:
+        """From any thread: end the domain for good, whatever it does."""
+        self.destroying = True
+        self._stop()
+
+    def _ended(self, host: Host, domain: Domain, outcome: Outcome) -> None:
+        """The domain has stopped and is still there."""
+        reason = outcome.exit_reason
+        if outcome.report is not None:
+            log.error("%s", outcome.report)
+        if self.destroying:
+            return
+        self.shutdown_reason = reason
+        action = self._action(reason)
+        log.info("domain %d has shut down: %s; action: %s", domain.domid, reason, action)
+        if action == "restart":
+            self._restarting = True
+        self._tell(Event("shutdown", domain.domid, reason))
+        if action == "rename-restart":
+            self._restart_elsewhere(host)
+        if action in ("preserve", "rename-restart"):
+            domain.linger(lambda: self.destroying)
+
+    def _action(self, reason: str) -> str:
+        action = self.config.action(reason)
+        if action in ("restart", "rename-restart") and self._restarted is not None:
+            seconds = time.monotonic() - self._restarted
+            if seconds < MIN_RESTART_SECONDS:
+                log.error(
+                    "domain %d was restarted %.1f s ago and ends again: it is not restarted",
+                    self.membership.record.domid,
+                    seconds,
+                )
+                return "destroy"
+        return action
+
+    def _restart_elsewhere(self, host: Host) -> None:
+        """Leave the name and the devices to a new domain in another process."""
+        config = self.config
+        try:
+            self.rename(config.name + time.strftime(_SUFFIX, time.gmtime()), str(uuid4()))
+            host.close_devices()
+            spawn(config, restarted=time.monotonic())
+        except PyxenError as error:
+            log.error("%s: it could not be restarted: %s", config.name, error)
+
+    def rename(self, name: str, uuid: str | None = None) -> None:
+        """In the thread of the vCPUs. Raises PyxenError if the name is in use."""
+        assert self.running is not None
+        self.membership.rename(name, uuid)
+        self.configure(replace(self.config, name=name, uuid=uuid or self.config.uuid))
+        self.running.write_name(name)
+
+    def configure(self, config: DomainConfig) -> None:
+        """What a restart goes by from now on."""
+        self.config = config
+        self.membership.save_config(to_json(config))
+
+    @contextmanager
+    def _signals(self, host: Host) -> Iterator[None]:
+        """SIGTERM destroys the domain; SIGHUP does nothing to it.
+
+        The main thread may be deep in guest code; the I/O thread reads of a signal from a pipe.
+        """
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        def read() -> None:
+            for number in os.read(reader, 64):
+                if number == signal.SIGTERM:
+                    log.info("SIGTERM: the domain is destroyed")
+                    self.destroy()
+
+        loop = host.io.loop
+        previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, _nothing)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        loop.call_soon_threadsafe(loop.add_reader, reader, read)
+        try:
+            yield
+        finally:
+            # What comes from now on finds a domain that is ending.
+            signal.set_wakeup_fd(previous)
+            host.io.call(lambda: loop.remove_reader(reader))
+            os.close(reader)
+            os.close(writer)
+
+
+def _nothing(number: int, frame: Any) -> None:
+    """The signal is seen in the I/O thread."""
