@@ -9,7 +9,45 @@ General layout, from the bottom to the top (each may import what stands above it
 - ``builder``: from a kernel file to a domain that is ready to run.
 - ``backends``: the dom0 side of paravirtual devices.
 - ``toolstack``: what xl does: life cycle, images.
+- ``api``: guests for Python programs: ``Domain`` and its kin, which can be had from here.
 - ``cli``: one file per verb; prints and parses, decides nothing.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyxen.api import (
+        AsyncConsole,
+        AsyncDomain,
+        CommandResult,
+        Console,
+        ConsoleEnded,
+        Domain,
+        ExpectTimeout,
+    )
+    from pyxen.errors import PyxenError
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncConsole",
+    "AsyncDomain",
+    "CommandResult",
+    "Console",
+    "ConsoleEnded",
+    "Domain",
+    "ExpectTimeout",
+    "PyxenError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the API when it is first used: a command needs little of it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pyxen' has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module("pyxen.errors" if name == "PyxenError" else "pyxen.api")
+    return getattr(module, name)

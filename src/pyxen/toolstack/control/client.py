@@ -15,10 +15,15 @@ from pyxen.toolstack.control.messages import Answer, Event, Request
 from pyxen.toolstack.control.wire import read_line, read_message, request_line
 
 _CHUNK = 64 * 1024
+_SHORTEST = 0.001
 
 
 class ControlError(PyxenError):
     """The connection was lost, or never made: the domain's process has ended."""
+
+
+class ControlTimeout(ControlError):
+    """Nothing came in time."""
 
 
 class ControlClient:
@@ -34,6 +39,7 @@ class ControlClient:
     def __init__(self, folder: Path, timeout: float | None = None) -> None:
         self._name = folder.name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._timeout = timeout
         self._socket.settimeout(timeout)
         self._received = bytearray()
         self._events: deque[Event] = deque()
@@ -60,6 +66,7 @@ class ControlClient:
 
     def ask(self, request: Request[Answer]) -> Answer:
         """The answer to a request. Events that come before it are kept for ``wait_event``."""
+        self._socket.settimeout(self._timeout)
         self._send(request_line(request))
         while True:
             content = self._receive()
@@ -71,10 +78,12 @@ class ControlClient:
                 answer: Answer = read_message(request.answer, content.get("answer"))
                 return answer
 
-    def wait_event(self) -> Event:
-        """The next event, after a ``Subscribe``. Raises ControlError when the process ends."""
+    def wait_event(self, timeout: float | None = None) -> Event:
+        """The next event, after a ``Subscribe``. Raises ControlError when the process ends, and
+        ControlTimeout when none comes in this time."""
         if self._events:
             return self._events.popleft()
+        self._socket.settimeout(timeout if timeout is None else max(_SHORTEST, timeout))
         return read_message(Event, self._receive().get("event"))
 
     def _send(self, line: bytes) -> None:
@@ -98,7 +107,7 @@ class ControlClient:
 
     def _lost(self, error: OSError) -> ControlError:
         if isinstance(error, TimeoutError):
-            return ControlError(f"domain {self._name}: its process does not answer")
+            return ControlTimeout(f"domain {self._name}: its process does not answer")
         return ControlError(f"domain {self._name}: {error.strerror or error}")
 
 

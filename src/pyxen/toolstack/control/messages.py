@@ -84,6 +84,13 @@ class Configuration:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Counters, by the names that ``pyxen run --stats-json`` gives them."""
+
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Attached:
     """A device was added, under this number."""
 
@@ -129,6 +136,11 @@ class Request(Generic[Answer]):
 @dataclass(frozen=True)
 class GetInfo(Request[DomainInfo]):
     answer = DomainInfo
+
+
+@dataclass(frozen=True)
+class GetStatistics(Request[Figures]):
+    answer = Figures
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from pyxen.toolstack.control.messages import (
     DeviceList,
     DomainInfo,
     Done,
+    Figures,
     Request,
     VcpuInfo,
 )
@@ -55,6 +56,7 @@ class Requests:
         self._process = process
         self._handlers: dict[type[Request[Any]], Callable[[Any], Awaitable[Any]]] = {
             messages.GetInfo: self._get_info,
+            messages.GetStatistics: self._get_statistics,
             messages.GetConfig: self._get_config,
             messages.Pause: self._pause,
             messages.Unpause: self._unpause,
@@ -127,6 +129,13 @@ class Requests:
             shutdown_reason=self._process.shutdown_reason,
             vcpus=vcpus,
         )
+
+    async def _get_statistics(self, request: messages.GetStatistics) -> Figures:
+        def statistics(running: RunningDomain) -> Figures:
+            counted = replace(running.domain.statistics(), devices=running.devices.statistics())
+            return Figures(counted.to_dict())
+
+        return await self._call(statistics)
 
     async def _get_config(self, request: messages.GetConfig) -> Configuration:
         return Configuration(to_json(self._process.config))

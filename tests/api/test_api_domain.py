@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Domains as objects, with a small kernel, and once with Debian."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from api_host import own_host
+
+import pyxen
+from pyxen import AsyncDomain, Domain, PyxenError
+from pyxen.testing import kernels
+from pyxen.toolstack import images
+from pyxen.toolstack.registry import Registry
+
+SOURCE = Path(__file__).parents[2] / "guests" / "lifecycle" / "lifecycle.c"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch, own_host(monkeypatch):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    assert Registry().entries() == []
+
+
+@pytest.fixture
+def kernel() -> Path:
+    try:
+        return kernels.build_kernel(SOURCE)
+    except kernels.BuildToolsMissing as error:
+        pytest.skip(str(error))
+
+
+def test_a_domain_ends_with_its_context(kernel: Path) -> None:
+    with Domain(kernel=kernel, memory=8, extra="idle") as domain:
+        domain.console.expect("begun: idle")
+        info = domain.info()
+        assert (info.domid, info.name, info.online) == (domain.domid, domain.name, 1)
+        assert [entry.record.name for entry in Registry().entries()] == [domain.name]
+        assert domain.statistics()["hypercalls"]["sched_op"][0] > 0
+    assert Registry().entries() == []
+    assert domain.console.text.startswith("begun: idle")
+    with pytest.raises(PyxenError, match="let go of"):
+        domain.info()
+
+
+@pytest.mark.parametrize("reason", ["poweroff", "crash", "watchdog"])
+def test_how_it_ends(kernel: Path, reason: str) -> None:
+    with Domain(kernel=kernel, memory=8, extra=reason) as domain:
+        assert domain.wait() == reason
+        assert domain.wait() == reason
+        with pytest.raises(pyxen.ConsoleEnded):
+            domain.console.expect("no such thing")
+
+
+def test_what_is_not_over_in_time(kernel: Path) -> None:
+    with Domain(kernel=kernel, memory=8) as domain:
+        with pytest.raises(PyxenError, match=r"no shutdown within 0.05 s"):
+            domain.wait(timeout=0.05)
+        assert domain.info().shutdown_reason == ""
+        with pytest.raises(PyxenError):  # the small kernel hears no requests
+            domain.shutdown(timeout=0.05)
+
+
+def test_paused(kernel: Path) -> None:
+    with Domain(kernel=kernel, memory=8, extra="ticks", paused=True) as domain:
+        assert domain.info().paused
+        assert domain.console.text == ""
+        domain.unpause()
+        domain.console.expect("tick 3")
+        with domain.paused():
+            assert domain.info().paused
+            used = domain.info().cpu_ns
+            assert domain.info().cpu_ns == used
+        domain.console.expect(r"tick \d+\n.*\ntick")
+
+
+def test_a_configuration_file(kernel: Path, tmp_path: Path) -> None:
+    file = tmp_path / "guest.cfg"
+    file.write_text(f'name = "web"\nkernel = "{kernel}"\nmemory = 8\nvfb = []\nextra = "a"\n')
+    with Domain(file, extra="b") as domain:
+        domain.console.expect("begun: b\n")
+        assert (domain.name, domain.info().name) == ("web", "web")
+        assert any("vfb" in note for note in domain.notes)
+        with pytest.raises(PyxenError, match="web"), Domain(file):
+            pass
+        assert [entry.record.name for entry in Registry().entries()] == ["web"]
+
+
+def test_a_bad_configuration() -> None:
+    with pytest.raises(PyxenError, match="no kernel is given"):
+        Domain(memory=8)
+
+
+def test_connect(kernel: Path) -> None:
+    with Domain(kernel=kernel, memory=8, extra="idle") as first:
+        with Domain.connect(first.name) as second:
+            assert second.domid == first.domid
+            second.console.expect("begun")
+        with Domain.connect(first.domid) as third:
+            assert third.info().pid == first.info().pid
+        with pytest.raises(PyxenError, match="invalid domain identifier"):
+            Domain.connect("nobody")
+
+
+def test_a_process_that_is_killed(kernel: Path) -> None:
+    with Domain(kernel=kernel, memory=8) as domain:
+        os.kill(domain.info().pid, signal.SIGKILL)
+        assert domain.wait() == "destroyed"
+        with pytest.raises(PyxenError):
+            domain.info()
+
+
+def test_asyncio(kernel: Path) -> None:
+    async def both() -> None:
+        async with (
+            AsyncDomain(kernel=kernel, memory=8, extra="ticks") as one,
+            AsyncDomain(kernel=kernel, memory=8, extra="idle") as other,
+        ):
+            await asyncio.gather(one.console.expect("tick 3"), other.console.expect("begun"))
+            async with one.paused():
+                assert (await one.info()).paused
+            assert {one.domid, other.domid} == {each.record.domid for each in Registry().entries()}
+            again = await AsyncDomain.connect(other.domid)
+            await again.close()
+
+    asyncio.run(both())
+    assert Registry().entries() == []
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+def test_a_real_guest(debian_cloud_image: images.Image) -> None:
+    options = {"kernel": debian_cloud_image.kernel, "ramdisk": debian_cloud_image.ramdisk}
+    with Domain(**options, memory=160, vcpus=1, maxvcpus=2) as domain:
+        domain.console.expect(images.READY_MARKER, timeout=120)
+        result = domain.run("uname -s; echo bad >&2; exit_status() { return 7; }; exit_status")
+        assert (result.output, result.status) == ("Linux\nbad\n", 7)
+        domain.set_vcpus(2)
+        cpu = "/sys/devices/system/cpu/cpu1/online"  # udev would write to it
+        assert domain.run(f"until [ -e {cpu} ]; do sleep 0.1; done; echo 1 > {cpu}").status == 0
+        assert domain.run("nproc").output == "2\n"
+        first = domain.domid
+        domain.reboot()
+        assert domain.domid > first
+        domain.console.expect(images.READY_MARKER, timeout=120)
+        assert domain.run("cat /proc/cmdline").status == 0
+        assert domain.shutdown() == "poweroff"
