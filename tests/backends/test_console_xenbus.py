@@ -307,6 +307,54 @@ def test_what_nobody_reads_is_kept_up_to_the_limit(
     assert kept[LIMIT // 2 :] == data[len(data) - len(kept) + LIMIT // 2 :]
 
 
+def test_a_guest_can_be_kept_waiting_instead(fake: FakeDoors, make: Make, path: Path) -> None:
+    backend = make(SocketOutlet(fake.doors.loop, path, 4096, keep=True))
+    front = Front(fake)
+    front.connect()
+    data = random.Random(1).randbytes(50_000)
+    sent = 0
+    while taken := front.put(data[sent:]):
+        sent += taken
+        fake.notify(front.port)
+        fake.run()
+    assert 4096 + 2048 <= sent <= 4096 + 2 * 2048
+    with Client(path) as client:
+        received = bytearray()
+
+        def more() -> bool:
+            nonlocal sent
+            if taken := front.put(data[sent:]):
+                sent += taken
+                fake.notify(front.port)
+            if not is_silent(client.fd, 0):
+                received.extend(os.read(client.fd, 65536))
+            return len(received) == len(data)
+
+        fake.run(until=more)
+    assert received == data
+    assert backend.statistics()["bytes_discarded"] == 0
+
+
+def test_a_guest_that_waits_loses_nothing_at_its_end(
+    fake: FakeDoors, make: Make, path: Path
+) -> None:
+    backend = make(SocketOutlet(fake.doors.loop, path, 1, keep=True))
+    front = Front(fake)
+    front.connect()
+    for letter in (b"a", b"b"):
+        front.put(letter * 2048)
+        fake.notify(front.port)
+    assert front.put(b"c") == 0
+    with Client(path) as client:
+        client.socket.sendall(b"x")
+        assert front.read(1) == b"x"  # now it is connected
+        assert read_fd(client.fd, 4096) == b"a" * 2048 + b"b" * 2048
+        front.put(b"c" * 2048)
+        backend.machine.detach(force=True)
+        assert read_fd(client.fd, 2049) == b"c" * 2048
+    assert backend.statistics()["bytes_discarded"] == 0
+
+
 def test_a_flood_costs_no_memory_and_hinders_no_other(
     fake: FakeDoors, terminal: int, make: Make, path: Path
 ) -> None:

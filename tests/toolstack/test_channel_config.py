@@ -19,6 +19,7 @@ from pyxen.toolstack.devices.channel import ChannelConfig, parse_channel
         ("name=a,connection=socket,path=/run/a", ChannelConfig("a", "socket", "/run/a")),
         ("name=a,connection=pty,path=/run/a,backend=0", ChannelConfig("a", "pty")),
         ("name=a,connection=pty,limit=4096", ChannelConfig("a", "pty", limit=4096)),
+        ("name=a,connection=pty,overflow=keep", ChannelConfig("a", "pty", overflow="keep")),
     ),
 )
 def test_what_users_write(spec: str, config: ChannelConfig) -> None:
@@ -36,6 +37,7 @@ def test_what_users_write(spec: str, config: ChannelConfig) -> None:
         ("name,connection=pty", "'name' is not like name=value"),
         ("name=a=b,connection=pty", "'name=a=b' is not like name=value"),
         ("name=a,connection=pty,backend=driver", "backend: pyxen serves its consoles itself"),
+        ("name=a,connection=pty,overflow=no", "overflow: 'no' is none of discard, keep"),
         ("name=a,connection=pty,limit=0", "limit: '0' is no number of bytes"),
         ("name=a,connection=pty,limit=1e6", "limit: '1e6' is no number of bytes"),
     ),

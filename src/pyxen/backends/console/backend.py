@@ -41,7 +41,10 @@ class ConsoleBackend(Backend):
         self._early = b""
         """Input that came while there was no ring."""
         self._asked = True
-        outlet.start(lambda data: doors.post(lambda: self._type(data)))
+        outlet.start(
+            lambda data: doors.post(lambda: self._type(data)),
+            lambda: doors.post(self._on_room),
+        )
         outlet.ask()
 
     def advertise(self) -> dict[str, str]:
@@ -55,7 +58,12 @@ class ConsoleBackend(Backend):
         self._page = self.doors.grants.map(reference)
         self._port = self.bind(guest_port, self._on_event)
         self._ring = ConsoleRing(
-            self._page.page, self._port.send, self._outlet.output, self._counters, _refuse
+            self._page.page,
+            self._port.send,
+            self._outlet.output,
+            self._counters,
+            broken=_refuse,
+            has_room=self._outlet.has_room,
         )
         early, self._early = self._early, b""
         if early:
@@ -84,6 +92,11 @@ class ConsoleBackend(Backend):
         if self._ring is not None:
             self._ring.on_event()
             self._ask_when_taken(self._ring)
+
+    def _on_room(self) -> None:
+        """The outlet takes output again."""
+        if self._ring is not None:
+            self.guard(self._ring.drain)()
 
     def _type(self, data: bytes) -> None:
         """The outlet has input. There is no more before it is asked again."""

@@ -2,8 +2,9 @@
 """To what an extra console is connected on the host: a pty, or a unix socket that listens.
 
 Output never waits: it goes into a buffer of limited size, out of which the I/O thread writes as the
-other end takes it. That is also what is kept while nobody is connected. Input is read by the piece,
-each when it is asked for: a guest that takes none holds its source back.
+other end takes it. That is also what is kept while nobody is connected. When the buffer is full,
+the middle is discarded, or no more is taken from the guest (``keep``), as xenconsoled can do both.
+Input is read by the piece, each when it is asked for: a guest that takes none holds its source back.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from pyxen.abi.io_console import XENCONS_OUT_SIZE
 from pyxen.backends.console import sockets
 from pyxen.backends.console.buffer import DEFAULT_LIMIT, OutputBuffer
 
@@ -31,13 +33,20 @@ class Outlet(ABC):
 
     tty = ""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limit: int = DEFAULT_LIMIT, *, keep: bool = False
+    ) -> None:
         self._loop = loop
         self._lock = threading.Lock()
-        self._buffer = OutputBuffer(limit)
+        self._limit = limit
+        self._keep = keep
+        # Where nothing is to be discarded, a ring may come on top, and once more at the end.
+        self._buffer = OutputBuffer(limit + 2 * XENCONS_OUT_SIZE if keep else limit)
         self._flushing = False
+        self._refused = False
         self._asked = False
         self._deliver: Callable[[bytes], None] = lambda data: None
+        self._tell_room: Callable[[], None] = lambda: None
         self._fd = -1
         """The other end, while there is one."""
 
@@ -46,10 +55,18 @@ class Outlet(ABC):
         """Bytes of output that were too many."""
         return self._buffer.discarded
 
-    def start(self, deliver: Callable[[bytes], None]) -> None:
-        """Begin. ``deliver`` gets input, in the loop's thread, once for each ``ask``."""
+    def start(self, deliver: Callable[[bytes], None], tell_room: Callable[[], None]) -> None:
+        """Begin. ``deliver`` gets input, once for each ``ask``; ``tell_room`` is called when there
+        is room again after ``has_room`` has said no. Both in the loop's thread."""
         self._deliver = deliver
+        self._tell_room = tell_room
         self._loop.call_soon_threadsafe(self._start)
+
+    def has_room(self) -> bool:
+        """Whether output should be given now."""
+        with self._lock:
+            self._refused = self._keep and len(self._buffer) >= self._limit
+            return not self._refused
 
     def output(self, data: bytes) -> None:
         """Write this as soon as the other end takes it; never waits."""
@@ -130,6 +147,10 @@ class Outlet(ABC):
                 fd = -1
             # Until it is empty the loop calls us, and ``output`` need not.
             self._flushing = fd >= 0 and bool(self._buffer)
+            has_room = self._refused and len(self._buffer) < self._limit
+            self._refused = self._refused and not has_room
+        if has_room:
+            self._tell_room()
         if fd < 0:
             self._hung_up()
         elif self._flushing:
@@ -142,8 +163,10 @@ class PtyOutlet(Outlet):
     """A pseudo-terminal of its own, raw, as xenconsoled makes them. This end keeps the user's side
     open, so that users may come and go. Raises OSError if there is none to be had."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int = DEFAULT_LIMIT) -> None:
-        super().__init__(loop, limit)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limit: int = DEFAULT_LIMIT, *, keep: bool = False
+    ) -> None:
+        super().__init__(loop, limit, keep=keep)
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
@@ -167,9 +190,14 @@ class SocketOutlet(Outlet):
     made."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, path: Path, limit: int = DEFAULT_LIMIT
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: Path,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        keep: bool = False,
     ) -> None:
-        super().__init__(loop, limit)
+        super().__init__(loop, limit, keep=keep)
         self._path = path
         self._listener = sockets.listen(path)
         self._client: socket.socket | None = None

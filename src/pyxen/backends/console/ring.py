@@ -64,6 +64,10 @@ class ConsoleRing:
             thread called us.
         output: receives the guest's output. May block; the guest's ring is not released before it
             has returned, so what it raises loses nothing.
+        counters: where to count, see COUNTERS.
+        broken: called with what is wrong each time when a pair of indexes makes no sense. Without
+            it the ring is left alone meanwhile, as xenconsoled does, which is logged once.
+        has_room: whether output is taken now. Whoever says no calls ``drain`` later.
 
     ``on_event`` and ``drain`` are meant for the thread that runs the vCPUs, ``write_input`` for any
     thread: the input side and the output side have a lock each. The input lock is held only for
@@ -76,7 +80,9 @@ class ConsoleRing:
         notify: Callable[[], None],
         output: Callable[[bytes], None],
         counters: dict[str, int] | None = None,
+        *,
         broken: Callable[[str], None] | None = None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         if page.nbytes != PAGE_SIZE or page.readonly:
             raise ValueError(f"console ring: a writable page of {PAGE_SIZE} bytes is expected")
@@ -90,18 +96,19 @@ class ConsoleRing:
         self.counters = dict.fromkeys(COUNTERS, 0) if counters is None else counters
         self._broken = broken or self._tell_once
         self._told = False
+        self._has_room = has_room
 
     def on_event(self) -> None:
         """Serve a notification of the guest: take its output, give it the input that now fits."""
         self.counters["events"] += 1
-        drained = self._take_output()
+        drained = self._has_room() and self._take_output()
         with self._in_lock:
             delivered = self._fill_input_ring()
         if drained or delivered:
             self._notify()
 
     def drain(self) -> None:
-        """Take what is in the output ring.
+        """Take what is in the output ring, without a question for room.
 
         Needs no event, and may be called after the guest has ended (its last output is still in
         the page then).

@@ -205,7 +205,7 @@ def _nic_from_json(shown: Any) -> NicConfig:
 def _channel_to_json(channel: ChannelConfig) -> dict[str, Any]:
     connection: dict[str, Any] = {"path": channel.path} if channel.path else {}
     shown: dict[str, Any] = {"name": channel.name, f"connection.{channel.connection}": connection}
-    shown["limit"] = channel.limit
+    shown |= {"limit": channel.limit, "overflow": channel.overflow}
     if channel.devid is not None:
         shown["devid"] = channel.devid
     return shown
@@ -218,6 +218,7 @@ def _channel_from_json(shown: Any) -> ChannelConfig:
         connection=connection,
         path=shown[f"connection.{connection}"].get("path", ""),
         limit=shown["limit"],
+        overflow=shown["overflow"],
         devid=shown.get("devid"),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pyxen.backends.console.buffer import DEFAULT_LIMIT
 from pyxen.toolstack.config.domain import DomainConfig
 from pyxen.toolstack.config.syntax import format_setting
-from pyxen.toolstack.devices.channel import ChannelConfig
+from pyxen.toolstack.devices.channel import OVERFLOWS, ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import Forward, NicConfig
 from pyxen.toolstack.devices.rate import RateLimit
@@ -121,6 +121,8 @@ def format_channel(channel: ChannelConfig) -> str:
         parts.append(f"path={channel.path}")
     if channel.limit != DEFAULT_LIMIT:
         parts.append(f"limit={channel.limit}")
+    if channel.overflow != OVERFLOWS[0]:
+        parts.append(f"overflow={channel.overflow}")
     return ",".join(parts)
 
 

@@ -4,9 +4,10 @@
 A specification of ``channel=`` is a list of names with values. ``connection=pty`` connects the
 console with a new pseudo-terminal, ``connection=socket`` with a unix socket that listens at
 ``path=``, for one client after the other. The name is for the guest, which finds the console by it.
-``limit=`` is pyxen's own: how many bytes of output are kept while nobody takes them.
+Two are pyxen's own: ``limit=``, how many bytes of output are kept while nobody takes them, and
+``overflow=``, what is then done: ``discard`` the middle, or ``keep`` the guest waiting.
 
-The consoles are numbered from 1 on; Linux makes ``/dev/hvc1`` of the first.
+The consoles are numbered from 1 on; Linux makes ``/dev/hvc1`` of the first, and can use nine.
 
 Reference: ``xl.cfg(5)``, ``xen-pv-channel(7)``.
 """
@@ -23,7 +24,8 @@ from pyxen.errors import PyxenError
 log = logging.getLogger("pyxen")
 
 CONNECTIONS: Final = ("pty", "socket")
-_KEYS: Final = ("backend", "name", "connection", "path", "limit")
+OVERFLOWS: Final = ("discard", "keep")
+_KEYS: Final = ("backend", "name", "connection", "path", "limit", "overflow")
 _PROTOCOL: Final = "vt100"
 _MAX_LIMIT: Final = 1 << 30
 
@@ -36,6 +38,7 @@ class ChannelConfig:
     connection: str
     path: str = ""
     limit: int = DEFAULT_LIMIT
+    overflow: str = OVERFLOWS[0]
     devid: int | None = None
 
     def backend_nodes(self) -> dict[str, str]:
@@ -89,11 +92,15 @@ def _config(spec: str) -> ChannelConfig:
         raise PyxenError("it has no name")
     if given.get("backend", "0") not in ("0", "Domain-0"):
         raise PyxenError("backend: pyxen serves its consoles itself, as domain 0")
+    overflow = given.get("overflow", OVERFLOWS[0])
+    if overflow not in OVERFLOWS:
+        raise PyxenError(f"overflow: {overflow!r} is none of {', '.join(OVERFLOWS)}")
     return ChannelConfig(
         name=given["name"],
         connection=connection,
         path=given["path"] if connection == "socket" else "",
         limit=_limit(given["limit"]) if "limit" in given else DEFAULT_LIMIT,
+        overflow=overflow,
     )
 
 

@@ -20,9 +20,10 @@ def make_console(
 
 
 def _outlet(doors: Doors, config: ChannelConfig) -> Outlet:
+    keep = config.overflow == "keep"
     if config.connection == "socket":
-        return SocketOutlet(doors.loop, Path(config.path), config.limit)
+        return SocketOutlet(doors.loop, Path(config.path), config.limit, keep=keep)
     try:
-        return PtyOutlet(doors.loop, config.limit)
+        return PtyOutlet(doors.loop, config.limit, keep=keep)
     except OSError as error:
         raise PyxenError(f"channel {config.name}: no terminal: {error.strerror}") from error
