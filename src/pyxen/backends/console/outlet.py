@@ -4,7 +4,7 @@
 Output never waits: it goes into a buffer of limited size, out of which the I/O thread writes as the
 other end takes it. That is also what is kept while nobody is connected. When the buffer is full,
 the middle is discarded, or no more is taken from the guest (``keep``), as xenconsoled can do both.
-Input is read by the piece, each when it is asked for: a guest that takes none holds its source back.
+Input is read by the piece, when it is asked for: a guest that takes none holds its source back.
 """
 
 from __future__ import annotations
