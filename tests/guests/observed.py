@@ -27,6 +27,7 @@ from pyxen.hypervisor.page_flags import ENTRIES, FRAME, PAGE_SHIFT, PRESENT, RW
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.toolstack import lifecycle
 from pyxen.toolstack.config import DomainConfig
+from pyxen.toolstack.devices.nic import NicConfig
 from pyxen.toolstack.running import RunningDomain
 
 LIMIT = 300.0
@@ -288,6 +289,7 @@ def run_observed(
     *,
     memory_mib: int = 256,
     vcpus: int = 1,
+    nics: tuple[NicConfig, ...] = (),
     limit: float = LIMIT,
     observer: Observer | None = None,
     started: Callable[[RunningDomain], None] = lambda running: None,
@@ -300,6 +302,7 @@ def run_observed(
         command_line=command_line,
         memory_mib=memory_mib,
         vcpus=vcpus,
+        nics=nics,
         on_reboot="destroy",
     )
     with _switch_interval_kept():
