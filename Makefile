@@ -35,6 +35,7 @@ bench:
 	$(bin)/python bench/hypercalls.py
 	$(bin)/python bench/xenstore.py
 	$(bin)/python bench/block.py
+	$(bin)/python bench/net.py
 
 # The other targets compile when the sources differ from those of the last time; this one always.
 build:
