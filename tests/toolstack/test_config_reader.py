@@ -140,9 +140,9 @@ def test_overrides_come_after_the_file() -> None:
         ("builder = 'hvm'", (), "g.cfg:3: builder: pyxen runs PV guests so far"),
         ("on_crash = 'explode'", (), "g.cfg:3: on_crash: 'explode' is none of destroy, restart"),
         (
-            "on_crash = 'coredump-restart'",
+            "on_crash = 'soft-reset'",
             (),
-            "g.cfg:3: on_crash: coredump-restart: pyxen cannot write core dumps yet",
+            "g.cfg:3: on_crash: soft-reset: pyxen cannot do this",
         ),
         ("image = 'debian'", (), "g.cfg:2: kernel: image brings its own"),
         ("kernel = ''", (), "g.cfg:3: kernel: the name of the file is empty"),

@@ -229,7 +229,7 @@ def test_who_is_not_there(machine: Machine, config: Path) -> None:
         assert machine.refusal(verb, "none") == "none is an invalid domain identifier"
     assert machine.refusal("domid", "none").startswith("Can't get domid of domain name 'none'")
     assert machine.refusal("domname", "77").startswith("Can't get domain name of domain id '77'")
-    assert machine.refusal("dump-core", "x", "y") == "dump-core: pyxen cannot do this yet"
+    assert machine.refusal("save", "x", "y") == "save: pyxen cannot do this yet"
 
 
 def test_pause_stops_the_time_of_a_domain(machine: Machine, config: Path) -> None:
@@ -339,6 +339,17 @@ def test_rename_restart(machine: Machine, config: Path) -> None:
     names = machine.names()
     assert list(names) == [first]
     assert re.fullmatch(r"twin-\d{8}T\d{4}Z ---sc-", names[first])
+
+
+def test_core_dumps(machine: Machine, config: Path) -> None:
+    machine.do("create", "-c", config, "extra='crash'", "on_crash='coredump-destroy'")
+    machine.until(lambda: machine.names() == {})
+    elf = b"\x7fELF"
+    assert (machine.folder / "state/pyxen/dump/web.core").read_bytes()[:4] == elf
+    machine.do("create", config)
+    machine.do("dump-core", "web", machine.folder / "asked.core")
+    assert (machine.folder / "asked.core").read_bytes()[:4] == elf
+    assert "/none/core: " in machine.refusal("dump-core", "web", "/none/core")
 
 
 def test_a_killed_process_is_shown_and_the_others_go_on(machine: Machine, config: Path) -> None:

@@ -26,6 +26,7 @@ from pyxen.cli import (
     destroy,
     domid,
     domname,
+    dump_core,
     image,
     info,
     mem_max,
@@ -53,7 +54,7 @@ from pyxen.errors import PyxenError
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VERBS = (
     *(run, create, list_, console, shutdown, reboot, destroy, pause, unpause, rename),
-    *(uptime, domid, domname, sysrq, trigger, vcpu_list, vcpu_set, mem_set, mem_max),
+    *(uptime, domid, domname, sysrq, trigger, dump_core, vcpu_list, vcpu_set, mem_set, mem_max),
     *(block_attach, block_detach, block_list, network_attach, network_detach, network_list),
     *(image, info, xenstored, missing),
 )

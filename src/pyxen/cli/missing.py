@@ -8,7 +8,7 @@ import argparse
 from pyxen.errors import PyxenError
 
 VERBS = (
-    *("channel-list", "config-update", "debug-keys", "dmesg", "dump-core", "migrate"),
+    *("channel-list", "config-update", "debug-keys", "dmesg", "migrate"),
     *("migrate-receive", "remus", "restore", "resume", "save", "sched-credit", "sched-credit2"),
     *("sched-rtds", "suspend", "top", "vcpu-pin", "vm-list", "vncviewer"),
 )

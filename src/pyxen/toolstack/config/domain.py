@@ -17,7 +17,14 @@ from pyxen.toolstack.devices.nic import NicConfig
 if TYPE_CHECKING:
     from pyxen.hypervisor.cpuid_names import Place
 
-ACTIONS: Final = ("destroy", "restart", "rename-restart", "preserve")
+ACTIONS: Final = (
+    "destroy",
+    "restart",
+    "rename-restart",
+    "preserve",
+    "coredump-destroy",
+    "coredump-restart",
+)
 """What to do when a domain has ended."""
 MAX_VCPUS: Final = 128
 """More take turns on one CPU without sense: each has a 128th of the time."""

@@ -21,7 +21,11 @@ from pyxen.toolstack.devices.nic import Forward, NicConfig
 from pyxen.toolstack.devices.rate import RateLimit
 
 _KIB_PER_MIB: Final = 1024
-_ACTIONS: Final = {"rename-restart": "restart_rename"}
+_ACTIONS: Final = {
+    "rename-restart": "restart_rename",
+    "coredump-destroy": "coredump_destroy",
+    "coredump-restart": "coredump_restart",
+}
 _ACTIONS_BACK: Final = {value: key for key, value in _ACTIONS.items()}
 _REASONS: Final = ("poweroff", "reboot", "watchdog", "crash")
 

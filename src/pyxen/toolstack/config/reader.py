@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pyxen.hypervisor.cpuid_names import Place
 
 COMMAND_LINE: Final = "command line"
-_COREDUMPS: Final = ("coredump-destroy", "coredump-restart")
 _NUMBER: Final = re.compile(r"\s*([-+]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _DIGITS: Final = 20
 _INT_MAX: Final = (1 << 31) - 1
@@ -211,9 +210,8 @@ class _Reader:
             raise self._fail("uuid", f"{text!r} is no UUID") from None
 
     def _action(self, option: str) -> str | None:
-        value = self._text(option)
-        if value in _COREDUMPS:
-            raise self._fail(option, f"{value}: pyxen cannot write core dumps yet")
+        if self._text(option) == "soft-reset":
+            raise self._fail(option, "soft-reset: pyxen cannot do this")
         return self._one_of(option, ACTIONS)
 
     def _cpuid(self) -> dict[Place, str] | None:

@@ -190,6 +190,14 @@ class Trigger(Request[Done]):
 
 
 @dataclass(frozen=True)
+class DumpCore(Request[Done]):
+    """Write a core dump to this file, an absolute path."""
+
+    path: str
+    answer = Done
+
+
+@dataclass(frozen=True)
 class Rename(Request[Done]):
     name: str
     answer = Done

@@ -31,6 +31,7 @@ from pyxen.toolstack.console_log import ConsoleLogConfig
 from pyxen.toolstack.console_server import ConsoleServer
 from pyxen.toolstack.control.messages import Event
 from pyxen.toolstack.control.server import ControlServer
+from pyxen.toolstack.core_dump import dump_core
 from pyxen.toolstack.create import spawn
 from pyxen.toolstack.folders import log_folder, make_private
 from pyxen.toolstack.host import Host
@@ -47,6 +48,7 @@ MIN_RESTART_SECONDS: Final = 10.0
 CONSOLE_LOG_LIMIT: Final = 16 << 20
 """Of each of two files, where the configuration names none."""
 DESTROYED: Final = "destroyed"
+COREDUMP: Final = "coredump-"
 _SUFFIX: Final = "-%Y%m%dT%H%MZ"
 
 
@@ -179,6 +181,9 @@ class DomainProcess:
         self.shutdown_reason = reason
         action = self._action(reason)
         log.info("domain %d has shut down: %s; action: %s", domain.domid, reason, action)
+        if action.startswith(COREDUMP):
+            self._dump(domain)
+            action = action.removeprefix(COREDUMP)
         if action == "restart":
             self._restarting = True
         self._tell(Event("shutdown", domain.domid, reason))
@@ -189,7 +194,7 @@ class DomainProcess:
 
     def _action(self, reason: str) -> str:
         action = self.config.action(reason)
-        if action in ("restart", "rename-restart") and self._restarted is not None:
+        if action.endswith("restart") and self._restarted is not None:
             seconds = time.monotonic() - self._restarted
             if seconds < MIN_RESTART_SECONDS:
                 log.error(
@@ -197,8 +202,17 @@ class DomainProcess:
                     self.membership.record.domid,
                     seconds,
                 )
-                return "destroy"
+                return f"{COREDUMP}destroy" if action.startswith(COREDUMP) else "destroy"
         return action
+
+    def _dump(self, domain: Domain) -> None:
+        """Write a core dump in place of the last one; what goes wrong stops nothing, as with xl."""
+        try:
+            path = make_private(log_folder() / "dump") / f"{self.config.name}.core"
+            dump_core(domain, path)
+            log.info("domain %d: its core dump is %s", domain.domid, path)
+        except (PyxenError, OSError) as error:
+            log.error("domain %d: no core dump: %s", domain.domid, error)
 
     def _restart_elsewhere(self, host: Host) -> None:
         """Leave the name and the devices to a new domain in another process."""

@@ -14,6 +14,7 @@ import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pyxen.abi.vcpu import RUNSTATE_running
@@ -64,6 +65,7 @@ class Requests:
             messages.Shutdown: self._shut_down,
             messages.Sysrq: self._sysrq,
             messages.Trigger: self._trigger,
+            messages.DumpCore: self._dump_core,
             messages.Rename: self._rename,
             messages.SetVcpus: self._set_vcpus,
             messages.SetMemory: self._set_memory,
@@ -191,6 +193,13 @@ class Requests:
             vcpus[request.vcpu].raise_nmi()
 
         await self._call(send)
+        return Done()
+
+    async def _dump_core(self, request: messages.DumpCore) -> Done:
+        try:
+            await _wait(self._running().dump_core(Path(request.path)))
+        except OSError as error:
+            raise PyxenError(f"{request.path}: {error.strerror}") from None
         return Done()
 
     async def _rename(self, request: messages.Rename) -> Done:
