@@ -201,6 +201,15 @@ def test_an_image_is_kernel_and_ramdisk(tmp_path: Path, monkeypatch: pytest.Monk
     (folder / "meta.json").write_text(json.dumps(meta))
     config = read_text("name = 'a'\nimage = 'mine'", "g.cfg").config
     assert (config.kernel, config.ramdisk) == (folder / "kernel", folder / "ramdisk")
+    assert config.command_line == "console=hvc0"
+    (folder / "disk").write_bytes(b"d")
+    (folder / "meta.json").write_text(json.dumps(meta | {"disk": True}))
+    with pytest.raises(PyxenError, match=r"^g\.cfg:2: image: it has a disk, and each domain needs"):
+        read_text("name = 'a'\nimage = 'mine'", "g.cfg")
+    config = read_text("name='a'\nimage='mine'\ndisk=['/copy,raw,xvda']", "g.cfg").config
+    assert config.command_line == "console=hvc0 root=/dev/xvda ro"
+    with pytest.raises(PyxenError, match=r"^g\.cfg:2: image: no image none"):
+        read_text("name = 'a'\nimage = 'none'", "g.cfg")
 
 
 def test_files(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pyxen.toolstack.devices.nic import parse_nic
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.cpuid_names import Place
+    from pyxen.toolstack.images import Image
 
 COMMAND_LINE: Final = "command line"
 _NUMBER: Final = re.compile(r"\s*([-+]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
@@ -91,11 +92,15 @@ class _Reader:
     def read(self) -> Reading:
         self._note_unused()
         self._check_type()
-        kernel, ramdisk = self._kernel()
+        image = self._image()
+        kernel, ramdisk = (image.kernel, image.ramdisk) if image is not None else self._kernel()
+        command_line = self._command_line()
+        if command_line is None and image is not None:
+            command_line = image.command_line
         given = {
             "kernel": kernel,
             "ramdisk": ramdisk,
-            "command_line": self._command_line(),
+            "command_line": command_line,
             "name": self._name(),
             "uuid": self._uuid(),
             "memory_mib": self._number("memory", 1, _MIB_MAX),
@@ -118,7 +123,14 @@ class _Reader:
         }
         given |= {f"on_{name}": self._action(f"on_{name}") for name in ("poweroff", "reboot")}
         given |= {f"on_{name}": self._action(f"on_{name}") for name in ("crash", "watchdog")}
-        return Reading(self._build(given), tuple(self._notes))
+        config = self._build(given)
+        if image is not None and image.disk is not None and not config.disks:
+            raise self._fail(
+                "image",
+                f"it has a disk, and each domain needs its own: copy {image.disk} and give the "
+                "copy as disk, such as ['copy.img,raw,xvda']",
+            )
+        return Reading(config, tuple(self._notes))
 
     def _build(self, given: dict[str, Any]) -> DomainConfig:
         values = {name: value for name, value in given.items() if value is not None}
@@ -160,17 +172,22 @@ class _Reader:
                 problem = "pyxen runs PV guests so far" if known else f"unknown type {value!r}"
                 raise self._fail(option, problem)
 
+    def _image(self) -> Image | None:
+        name = self._text("image")
+        if name is None:
+            return None
+        for option in ("kernel", "ramdisk"):
+            if option in self._settings:
+                raise self._fail(option, "image brings its own, so give one or the other")
+        from pyxen.toolstack import images
+
+        try:
+            return images.find(name)
+        except PyxenError as error:
+            raise self._fail("image", str(error)) from None
+
     def _kernel(self) -> tuple[Path, Path | None]:
         kernel, ramdisk = self._path("kernel"), self._path("ramdisk")
-        image = self._text("image")
-        if image is not None:
-            for option in ("kernel", "ramdisk"):
-                if option in self._settings:
-                    raise self._fail(option, "image brings its own, so give one or the other")
-            from pyxen.toolstack import images
-
-            found = images.find(image)
-            return found.kernel, found.ramdisk
         if kernel is None:
             if "bootloader" in self._settings:
                 raise self._fail("bootloader", "pyxen runs none yet; give kernel and ramdisk")
@@ -189,7 +206,7 @@ class _Reader:
                     self._notes.append(f"{where}: {option}: left out, as cmdline is given")
             return whole
         parts = ([f"root={root}"] if root is not None else []) + ([extra] if extra else [])
-        return " ".join(parts)
+        return " ".join(parts) if parts else None
 
     def _name(self) -> str:
         name = self._text("name")
