@@ -373,12 +373,15 @@ def test_a_killed_process_is_shown_and_the_others_go_on(machine: Machine, config
     assert sorted(machine.names()) == [db, web + 2]
 
 
-def test_a_process_that_does_not_answer_is_destroyed(machine: Machine, config: Path) -> None:
+def test_a_busy_domain_is_destroyed(machine: Machine, config: Path) -> None:
     machine.do("create", config, "extra='busy'")
     machine.until(lambda: machine.names() == {domain_id(machine): "web r-----"})
     os.kill(pid_of(machine), signal.SIGTERM)
     machine.until(lambda: machine.names() == {})
     assert "SIGTERM: the domain is destroyed" in machine.log("web")
+    machine.do("create", config, "extra='busy'")
+    machine.do("destroy", "web")
+    assert machine.names() == {}
 
 
 def test_shutdown_waits_for_nobody_who_does_not_listen(machine: Machine, config: Path) -> None:
