@@ -40,6 +40,8 @@ class Sect:
     type: int
     content: bytes
     link: int = 0
+    flags: int = 0
+    address: int = 0
 
 
 def text_and_data(base: int = 0) -> list[Load]:
@@ -137,8 +139,8 @@ def elf(
                 "<IIQQQQIIQQ",
                 name,
                 section.type,
-                0,
-                0,
+                section.flags,
+                section.address,
                 len(body),
                 len(content),
                 section.link,

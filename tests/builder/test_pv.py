@@ -24,6 +24,7 @@ from small_kernels import (
 )
 
 from pyxen.abi import xen
+from pyxen.builder.elf import SHF_EXECINSTR
 from pyxen.builder.image import load_kernel
 from pyxen.builder.pv import PvStart, build_pv
 from pyxen.errors import PyxenError
@@ -243,6 +244,21 @@ def test_only_executable_segments_are_executable(tmp_path: Path) -> None:
     ]
     assert executable == [TEXT // PAGE, TEXT // PAGE + 1]
     assert built.entry(INIT_P2M) & NX
+
+
+def test_executable_sections_are_executable_in_any_segment(tmp_path: Path) -> None:
+    # As in Linux 7.2, whose first code is in the segment of its data.
+    code = Sect(
+        ".init.text", SHT_PROGBITS, bytes(8), flags=SHF_EXECINSTR, address=VIRT_BASE + DATA + PAGE
+    )
+    kernel = elf(text_and_data(), linux_notes(), [code])
+    built = build(tmp_path, kernel)
+    executable = [
+        pfn
+        for pfn in range(built.mapped(VIRT_BASE))
+        if not built.entry(VIRT_BASE + pfn * PAGE) & NX
+    ]
+    assert executable == [TEXT // PAGE, TEXT // PAGE + 1, DATA // PAGE + 1]
 
 
 def test_no_page_is_open_to_user_mode(tmp_path: Path) -> None:

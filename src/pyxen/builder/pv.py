@@ -409,7 +409,8 @@ def _initial_flags(kernel: KernelImage, layout: _Layout) -> array[int]:
     Xen maps all of it executable. Here only what the file calls executable is, because an emulator
     that meets stores to a page that might hold code has to take a slow path for them. The program
     headers say it by segment (that of Linux which holds the code for its start holds 17 MB of bss,
-    too); the section headers, where a kernel has them, by page.
+    too); the section headers, where a kernel has them, by page. Linux 7.2 has its first code in a
+    section that is executable, of a segment that is not.
     """
     flags = array("Q", [_KERNEL | NX]) * layout.mapped_pages
     for start, size in _executable_parts(kernel):
@@ -425,8 +426,6 @@ def _initial_flags(kernel: KernelImage, layout: _Layout) -> array[int]:
 def _executable_parts(kernel: KernelImage) -> Iterator[tuple[int, int]]:
     """Offsets from the start of memory, and sizes, of what may hold code."""
     for segment in kernel.elf.loadable:
-        if not segment.flags & PF_X:
-            continue
         start = segment.paddr - kernel.notes.paddr_offset
         inside = [
             section
@@ -434,7 +433,7 @@ def _executable_parts(kernel: KernelImage) -> Iterator[tuple[int, int]]:
             if section.flags & SHF_EXECINSTR
             and segment.vaddr <= section.address < segment.vaddr + segment.memory_size
         ]
-        if not inside:
+        if not inside and segment.flags & PF_X:
             yield start, segment.memory_size
         for section in inside:
             offset = section.address - segment.vaddr
