@@ -57,6 +57,7 @@ PACKAGES: Final = (
 SIZE: Final = 4 << 30
 """Of the file system; the file has holes where nothing is."""
 
+_NO_SOURCES: Final = "# The sources that this system was made from cannot be reached from a guest."
 _PROGRAMS: Final = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
 _SYSTEM_PATH: Final = "/usr/sbin:/sbin"
 """Where mke2fs is, which is not in the path of all users."""
@@ -212,7 +213,7 @@ def _reason(lines: list[str]) -> str:
 def _write_guest_files(stream: IO[bytes], sources: Sources) -> None:
     """Write a tar archive of what the guest gets beyond its packages."""
     texts = dict(_own_files())
-    texts["etc/apt/sources.list"] = _lines(sources.guest)
+    texts["etc/apt/sources.list"] = _lines(sources.guest or [_NO_SOURCES])
     if sources.proxies:
         texts["etc/apt/apt.conf.d/90proxy"] = _lines(sources.proxies)
     with tarfile.open(fileobj=stream, mode="w") as archive:

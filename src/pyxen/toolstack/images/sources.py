@@ -26,7 +26,6 @@ _FIELDS: Final = ("REPO_URI", "RELEASE", "COMPONENT", "ORIGIN", "CODENAME", "ARC
 _FORMAT: Final = "|".join(f"$({field})" for field in _FIELDS)
 _PUBLISHERS: Final = ("Debian", "Debian Backports")
 _RELEASE: Final = re.compile(r"[a-z]+")
-_FALLBACK: Final = "http://deb.debian.org/debian"
 _PROXIES: Final = {
     "Acquire::http::Proxy": "http_proxy",
     "Acquire::https::Proxy": "https_proxy",
@@ -83,11 +82,10 @@ def machine_sources(apt: Apt) -> Sources:
         for (uri, suite, codename), components in found.items()
         if codename.partition("-")[0] == releases[0]
     )
-    guest = tuple(source for source in here if reachable_from_guest(source.uri))
     return Sources(
         codename=releases[0],
         here=here,
-        guest=guest or (Source(_FALLBACK, releases[0], ("main",)),),
+        guest=tuple(source for source in here if reachable_from_guest(source.uri)),
         proxies=tuple(_proxies(apt)),
     )
 
