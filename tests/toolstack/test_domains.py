@@ -461,6 +461,23 @@ def test_devices_come_go_and_are_kept_for_a_restart(machine: Machine, config: Pa
     assert "disks" not in shown["config"]
 
 
+def test_a_domain_ends_in_order_though_its_store_has_gone(machine: Machine, config: Path) -> None:
+    image = machine.folder / "other.img"
+    image.write_bytes(bytes(1 << 20))
+    machine.do("create", config, f"disk=['{image},raw,xvda,rw']", "name='orphan'")
+    for pid in machine.processes():
+        if b"xenstored" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    machine.until(lambda: "xenstored has ended" in machine.log("orphan"))
+    assert "closed" in machine.refusal("mem-set", "orphan", "4")
+    machine.do("pause", "orphan")
+    machine.do("destroy", "orphan")
+    assert "has been destroyed" in machine.log("orphan")
+    assert "Traceback" not in machine.log("orphan")
+    machine.do("create", config, f"disk=['{image},raw,xvda,rw']")  # with a new store
+    assert len(machine.names()) == 1
+
+
 def test_the_store_ends_when_the_last_domain_has_gone(kernel: Path) -> None:
     with Machine() as machine:
         machine.do("create", "/dev/null", f'kernel="{kernel}"', "memory=8", "name='web'")

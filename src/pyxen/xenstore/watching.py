@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyxen.abi import io_xs_wire as abi
-from pyxen.xenstore.error import StoreError
+from pyxen.xenstore.error import StoreError, StoreGone
 from pyxen.xenstore.requests import ClientRequests, Requests, pack, unpack
 from pyxen.xenstore.wire import Message
 
@@ -79,10 +79,11 @@ class WatchingClient(ClientRequests):
     def unwatch(self, handle: WatchHandle) -> None:
         """Call its callback no more, not even for what has happened already.
 
-        A second time does nothing.
+        A second time does nothing, nor does it when there is no server any more.
         """
         if self._callbacks.pop(handle.token, None) is not None:
-            self.request(abi.XS_UNWATCH, pack(handle.path, handle.token))
+            with contextlib.suppress(StoreGone):
+                self.request(abi.XS_UNWATCH, pack(handle.path, handle.token))
 
     def _forget_watches(self) -> None:
         self._callbacks.clear()

@@ -11,6 +11,7 @@ All of it happens in the thread of the vCPUs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -24,10 +25,13 @@ from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig, stable_mac
 from pyxen.toolstack.domain_store import make_node, remove_tree
+from pyxen.xenstore.error import StoreGone
 from pyxen.xenstore.watching import WatchingClient
 
 if TYPE_CHECKING:
     from pyxen.toolstack.devices import Factory
+
+log = logging.getLogger("pyxen")
 
 DISK: Final = "vbd"
 NIC: Final = "vif"
@@ -183,4 +187,7 @@ class Devices:
     def close(self) -> None:
         """The domain ends: let go of all at once."""
         for device in self.all():
-            device.backend.machine.detach(force=True)
+            try:
+                device.backend.machine.detach(force=True)
+            except StoreGone as error:
+                log.error("%s: %s", device.name, error)
