@@ -18,9 +18,6 @@ from setuptools.command.build_ext import build_ext
 SOURCE = Path("src")
 # Modules of the trap path, and of disks, whose plain form is fast enough once it is compiled.
 UNTYPED = (
-    "backends/block/queue",
-    "backends/block/request",
-    "backends/block/ring",
     "hypervisor/emulate/flags",
     "hypervisor/emulate/operands",
     "hypervisor/emulate/store",

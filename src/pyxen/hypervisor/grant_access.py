@@ -48,6 +48,20 @@ class Mapping:
         self.page = page
 
 
+class MappedSegments:
+    """Pieces of granted pages that are mapped together.
+
+    ``buffers`` are views of them, in their order; pieces that are neighbours in memory are one.
+    """
+
+    __slots__ = ("buffers", "readonly", "refs")
+
+    def __init__(self, readonly: bool) -> None:
+        self.readonly = readonly
+        self.refs: list[int] = []
+        self.buffers: list[memoryview] = []
+
+
 class GrantAccess:
     """What the domain ``domid`` does with the grants of one guest.
 
@@ -69,6 +83,7 @@ class GrantAccess:
         self._code_frames = table.memory.code_frames
         self._forget_code = forget_code
         self._maptrack = Maptrack(max_maptrack_frames)
+        self._segments: set[MappedSegments] = set()
         table.accesses.append(self)
 
     # Mapping
@@ -127,10 +142,13 @@ class GrantAccess:
             self.unmap(mapping)
 
     def _give_back(self, handle: int) -> None:
-        table = self._table
         ref = self._maptrack.refs[handle]
         readonly = self._maptrack.flags[handle] == _READ_ONLY
         self._maptrack.free(handle)
+        self._release(ref, readonly)
+
+    def _release(self, ref: int, readonly: bool) -> None:
+        table = self._table
         mfn = table.frames[ref]
         if not readonly and self._code_frames[mfn]:
             self._forget_code(mfn)
@@ -144,6 +162,60 @@ class GrantAccess:
         """
         for handle in list(self._maptrack.handles()):
             self._give_back(handle)
+        while self._segments:
+            mapped = self._segments.pop()
+            self._release_all(mapped.refs, mapped.readonly)
+
+    # Mapping many at a time
+
+    def map_segments(
+        self, segments: Sequence[tuple[int, int, int]], readonly: bool
+    ) -> MappedSegments:
+        """Map the pages of segments, each (reference, first byte, end), or none.
+
+        For a transfer: it costs a tenth of as many mappings, and there are no handles. Until
+        ``unmap_segments``.
+        """
+        mapped = MappedSegments(readonly)
+        refs, buffers = mapped.refs, mapped.buffers
+        first = last = 0  # machine addresses of the piece that grows
+        try:
+            for ref, start, end in segments:
+                if not 0 <= start < end <= PAGE_SIZE:
+                    raise GrantError(GNTST_bad_copy_arg)
+                address = self._take(ref, readonly) * PAGE_SIZE
+                refs.append(ref)
+                if address + start != last:
+                    if last:
+                        buffers.append(self._view(first, last, readonly))
+                    first = address + start
+                last = address + end
+        except GrantError:
+            self._release_all(refs, readonly)
+            raise
+        if last:
+            buffers.append(self._view(first, last, readonly))
+        self._segments.add(mapped)
+        return mapped
+
+    def _view(self, first: int, last: int, readonly: bool) -> memoryview:
+        view = self._bytes[first:last]
+        return view.toreadonly() if readonly else view
+
+    def unmap_segments(self, mapped: MappedSegments) -> None:
+        """Give them up. A second time does nothing.
+
+        Raises BufferError while somebody still uses a buffer of them.
+        """
+        for buffer in mapped.buffers:
+            buffer.release()
+        if mapped in self._segments:
+            self._segments.remove(mapped)
+            self._release_all(mapped.refs, mapped.readonly)
+
+    def _release_all(self, refs: list[int], readonly: bool) -> None:
+        for ref in refs:
+            self._release(ref, readonly)
 
     # Copying
 
@@ -211,3 +283,6 @@ class GrantAccess:
             readonly = self._maptrack.flags[handle] == _READ_ONLY
             mfn = self._table.frames[self._maptrack.refs[handle]]
             yield mfn, NONE if readonly else WRITABLE
+        for mapped in self._segments:
+            for ref in mapped.refs:
+                yield self._table.frames[ref], NONE if mapped.readonly else WRITABLE

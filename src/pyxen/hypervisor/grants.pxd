@@ -4,16 +4,18 @@
 cimport cython
 
 from pyxen.hypervisor.maptrack cimport Maptrack
+from pyxen.hypervisor.pagetables cimport PageTables
 
 cdef unsigned long long GTF_permit_access, GTF_reading, GTF_readonly, GTF_sub_page
 cdef unsigned long long GTF_transitive, GTF_type_mask
+cdef unsigned int DOMAIN, SHARED
 cdef unsigned long long ENTRIES, PAGE_SIZE, WRITABLE
 cdef unsigned long long _OVERFLOW_SHIFT, _STATUS_BITS, _STATUS_PER_FRAME, _V1_PER_FRAME
 cdef unsigned long long _V2_PER_FRAME, _WRITERS
 
 cdef class GrantTable:
     cdef public object memory
-    cdef public object pagetables
+    cdef public PageTables pagetables
     cdef public unsigned long long domid
     cdef public object limits
     cdef public unsigned long long version
@@ -29,6 +31,7 @@ cdef class GrantTable:
     cdef public list accesses
     cdef unsigned long long[::1] _words
     cdef unsigned short[::1] _halfwords
+    cdef unsigned char[::1] _owner
 
     cdef unsigned long long _entry(self, unsigned long long ref) except? 1
     cdef unsigned long long _status(self, unsigned long long ref) except? 1
@@ -39,6 +42,7 @@ cdef class GrantTable:
     cpdef unsigned long long acquire(
         self, unsigned long long ref, unsigned long long domid, unsigned long long increment
     ) except? 1
+    cdef bint _is_owned(self, unsigned long long mfn) except -1
     cpdef void release(self, unsigned long long ref, unsigned long long increment) except *
     @cython.locals(pin=cython.ulonglong, clear=cython.ulonglong)
     cdef void _reduce_status(self, unsigned long long ref, unsigned long long writing) except *

@@ -51,7 +51,7 @@ from pyxen.abi.grant_table import (
 )
 from pyxen.errors import XenError
 from pyxen.hypervisor.maptrack import Maptrack
-from pyxen.hypervisor.memory import SHARED, XEN
+from pyxen.hypervisor.memory import DOMAIN, SHARED, XEN
 from pyxen.hypervisor.page_flags import ENTRIES, PAGE_SIZE
 from pyxen.hypervisor.page_types import NONE, WRITABLE
 
@@ -154,6 +154,7 @@ class GrantTable:
         self.accesses: list[GrantAccess] = []
         self._words = memory.words
         self._halfwords = memory.bytes.cast("H")
+        self._owner = memory.owner
         self.grow(1)
 
     # Frames of the table
@@ -304,7 +305,7 @@ class GrantTable:
             if not pin:
                 entry = self._entry(ref)
                 mfn = header >> 32 if self.version == 1 else self._words[entry + 1]
-                if not self.memory.is_owned(mfn):
+                if not self._is_owned(mfn):
                     self._reduce_status(ref, writing)
                     raise GrantError(GNTST_bad_page)
                 self.domids[ref] = domid
@@ -353,7 +354,7 @@ class GrantTable:
         if transitive:
             raise GrantError(self._transitive_status(entry))
         if pin:
-            if not self.memory.is_owned(self.frames[ref]):  # the guest took its entry away first
+            if not self._is_owned(self.frames[ref]):  # the guest took its entry away first
                 raise GrantError(GNTST_bad_domain)
             return self.frames[ref], 0, PAGE_SIZE
         start, end = 0, PAGE_SIZE
@@ -364,9 +365,13 @@ class GrantTable:
             if header & GTF_sub_page:
                 start = header >> 32 & 0xFFFF
                 end = start + (header >> 48)
-        if not self.memory.is_owned(mfn):
+        if not self._is_owned(mfn):
             raise GrantError(GNTST_bad_page)
         return mfn, start, end
+
+    def _is_owned(self, mfn: int) -> bool:
+        """``Memory.is_owned``, for the compiled form."""
+        return mfn < len(self._owner) and self._owner[mfn] in (DOMAIN, SHARED)
 
     def _transitive_status(self, entry: int) -> int:
         """With what a grant of another domain's grant is refused: there is none that would do."""

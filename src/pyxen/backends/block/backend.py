@@ -18,10 +18,10 @@ from time import monotonic
 from typing import ClassVar, Final
 
 from pyxen.abi.io_blkif import VDISK_CDROM, VDISK_READONLY
-from pyxen.backends.block.images import Image
+from pyxen.backends.block.images import SECTOR, Image
 from pyxen.backends.block.limits import Limits
 from pyxen.backends.block.queue import Queue
-from pyxen.backends.block.request import MAX_INDIRECT_SEGMENTS, SECTOR
+from pyxen.backends.block.request import MAX_INDIRECT_SEGMENTS
 from pyxen.backends.doors import Doors
 from pyxen.backends.xenbus import Backend, BackendError
 

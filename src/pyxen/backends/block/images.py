@@ -29,6 +29,9 @@ from typing import Final
 from pyxen.backends.block.locks import lock_image
 from pyxen.errors import PyxenError
 
+SECTOR: Final = 512
+"""What front ends and back ends count in, however large those of the disk are."""
+
 _SLOW: Final = 0.001
 """Seconds after which a write to the page cache must have waited for the disk."""
 _AFTER_SLOW: Final = 64

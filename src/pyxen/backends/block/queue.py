@@ -59,6 +59,7 @@ class Queue:
         self._grants = device.doors.grants
         self._image = device.image
         self._counters = device.counters
+        self._limits = device.limits
         self._pages = pages
         self._ring = Ring([mapping.page for mapping in pages])
         self._persistent = persistent
@@ -100,7 +101,7 @@ class Queue:
         """No request may begin now; someone will call again."""
         if self._barrier is not None or self._resuming:
             return True
-        delay = self._device.limits.wait()
+        delay = self._limits.wait()
         if delay == 0:
             return False
         self._resuming = True
@@ -118,7 +119,7 @@ class Queue:
         try:
             request.parse(entry, self._grants)
             request.check_place(self._image.size, self._image.sector_size)
-            self._device.limits.spend(request.size)
+            self._limits.spend(request.size)
             _BEGIN[request.operation](self, request)
         except BadRequest as error:
             self._refuse(request, error.status, str(error))
@@ -133,14 +134,14 @@ class Queue:
 
     def _begin_read(self, request: Request) -> None:
         self._counters["reads"] += 1
-        self._map(request, readonly=False)
+        self._map(request, False)
         if not self._try_now(self._image.read_now, request):
             self._hand_over(request, self._read)
 
     def _begin_write(self, request: Request) -> None:
         self._counters["writes"] += 1
         self._check_writable()
-        self._map(request, readonly=True)
+        self._map(request, True)
         if not self._try_now(self._image.write_now, request):
             self._hand_over(request, self._write)
 
@@ -148,13 +149,13 @@ class Queue:
         self._counters["flushes"] += 1
         if request.size:
             self._check_writable()
-            self._map(request, readonly=True)
+            self._map(request, True)
         self._hand_over(request, self._flush)
 
     def _begin_barrier(self, request: Request) -> None:
         self._counters["barriers"] += 1
         self._check_writable()
-        self._map(request, readonly=True)
+        self._map(request, True)
         self._barrier = request
         self._pass_barrier()
 
@@ -176,18 +177,31 @@ class Queue:
 
     # Pages
 
-    def _map(self, request: Request, *, readonly: bool) -> None:
+    def _map(self, request: Request, readonly: bool) -> None:
         """Make the buffers. Raises GrantError; what was mapped is given back with the response."""
+        if not self._persistent:
+            request.mapped = self._grants.map_segments(request.segments, readonly)
+            request.buffers = request.mapped.buffers
+            return
         for reference, start, end in request.segments:
             mapping = self._kept.get(reference)
             if mapping is None:
-                mapping = self._grants.map(reference, readonly=readonly and not self._persistent)
-                if self._persistent and len(self._kept) < _MAX_PERSISTENT:
+                mapping = self._grants.map(reference)
+                if len(self._kept) < _MAX_PERSISTENT:
                     self._kept[reference] = mapping
                 else:
                     request.mappings.append(mapping)
             page = mapping.page
             request.buffers.append(page if end - start == PAGE_SIZE else page[start:end])
+
+    def _unmap(self, request: Request) -> None:
+        """Nobody uses its buffers any more."""
+        if request.mapped is not None:
+            self._grants.unmap_segments(request.mapped)
+        else:
+            request.buffers.clear()
+            self._grants.unmap_all(request.mappings)
+            request.mappings.clear()
 
     # Doing it
 
@@ -264,8 +278,7 @@ class Queue:
         elif request.status == 0 and request.size:
             name = _BYTES.get(request.operation, "bytes_written")
             self._counters[name] += request.size
-        request.buffers.clear()
-        self._grants.unmap_all(request.mappings)
+        self._unmap(request)
         self._ring.respond(request.identity, request.operation, request.status)
 
     def close(self) -> None:
@@ -279,8 +292,7 @@ class Queue:
             future.cancel()
         wait(self._running.values())
         for request in [*self._running, *([self._barrier] if self._barrier else [])]:
-            self._grants.unmap_all(request.mappings)
-            request.mappings.clear()
+            self._unmap(request)
         self._grants.unmap_all(self._kept.values())
         self._grants.unmap_all(self._pages)
 

@@ -31,16 +31,16 @@ from pyxen.abi.io_blkif import (
     BLKIF_RSP_EOPNOTSUPP,
     BLKIF_RSP_ERROR,
 )
+from pyxen.backends.block.images import SECTOR
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pyxen.hypervisor.grant_access import GrantAccess, Mapping
+    from pyxen.hypervisor.grant_access import GrantAccess, MappedSegments, Mapping
 
-SECTOR: Final = 512
-SECTORS_PER_PAGE: Final = PAGE_SIZE // SECTOR
 MAX_INDIRECT_SEGMENTS: Final = 256
 """More than eleven need an indirect request; this many are 1 MiB."""
 
+_SECTORS_PER_PAGE: Final = PAGE_SIZE // SECTOR
 _SEGMENTS: Final = BLKIF_REQUEST.offsets["seg"]
 _SEGMENT_SIZE: Final = BLKIF_REQUEST_SEGMENT.size
 _SEGMENTS_PER_PAGE: Final = PAGE_SIZE // _SEGMENT_SIZE
@@ -61,14 +61,15 @@ class Request:
     """One request. ``offset`` and ``size`` are its bytes on the disk.
 
     ``segments`` has (reference, first byte, end) for each page. ``buffers`` are the views of the
-    pages in use, ``mappings`` the grants to give up at its end. ``failure`` says why the disk
-    failed.
+    pages in use; ``mapped``, or ``mappings``, the grants to give up at its end. ``failure`` says
+    why the disk failed.
     """
 
     __slots__ = (
         "buffers",
         "failure",
         "identity",
+        "mapped",
         "mappings",
         "offset",
         "operation",
@@ -89,6 +90,7 @@ class Request:
         self.failure = ""
         self.segments: list[tuple[int, int, int]] = []
         self.buffers: list[memoryview] = []
+        self.mapped: MappedSegments | None = None
         self.mappings: list[Mapping] = []
 
     def parse(self, entry: bytes, grants: GrantAccess) -> None:
@@ -110,15 +112,15 @@ class Request:
             raise BadRequest(BLKIF_RSP_EOPNOTSUPP, f"operation {form}")
 
     def _take_segments(self, segments: bytes) -> None:
-        size = 0
+        total = 0
         for reference, first, last in BLKIF_REQUEST_SEGMENT.iter_unpack(segments):
-            if first > last or last >= SECTORS_PER_PAGE:
+            if first > last or last >= _SECTORS_PER_PAGE:
                 raise BadRequest(BLKIF_RSP_ERROR, f"sectors {first} to {last} of a page")
             self.segments.append((reference, first * SECTOR, (last + 1) * SECTOR))
-            size += (last + 1 - first) * SECTOR
-        if not size and self.operation not in _MAY_BE_EMPTY:
+            total += (last + 1 - first) * SECTOR
+        if not total and self.operation not in _MAY_BE_EMPTY:
             raise BadRequest(BLKIF_RSP_ERROR, "no segments")
-        self.size = size
+        self.size = total
 
     def check_place(self, disk_size: int, sector_size: int) -> None:
         """Raises BadRequest if it does not fit the disk."""

@@ -71,7 +71,8 @@ class Ring:
 
     def take(self) -> bytes:
         """A copy of the next request; ``waiting`` has said that there is one."""
-        page, offset = divmod(_SLOTS + self._req_cons % self.slots * _SLOT_SIZE, PAGE_SIZE)
+        place = _SLOTS + self._req_cons % self.slots * _SLOT_SIZE
+        page, offset = place // PAGE_SIZE, place % PAGE_SIZE
         self._req_cons = (self._req_cons + 1) & _INDEX_MASK
         request = bytes(self._pages[page][offset : offset + _SLOT_SIZE])
         if len(request) < _SLOT_SIZE:
@@ -80,12 +81,15 @@ class Ring:
 
     def respond(self, identity: int, operation: int, status: int) -> None:
         """Put a response in; the front end sees it after ``push``."""
-        page, offset = divmod(_SLOTS + self._rsp_prod % self.slots * _SLOT_SIZE, PAGE_SIZE)
+        place = _SLOTS + self._rsp_prod % self.slots * _SLOT_SIZE
+        page, offset = place // PAGE_SIZE, place % PAGE_SIZE
         self._rsp_prod = (self._rsp_prod + 1) & _INDEX_MASK
-        response = BLKIF_RESPONSE.pack(identity, operation, status)
-        first = min(len(response), PAGE_SIZE - offset)
-        self._pages[page][offset : offset + first] = response[:first]
-        if first < len(response):
+        first = PAGE_SIZE - offset
+        if first >= BLKIF_RESPONSE.size:
+            BLKIF_RESPONSE.pack_into(self._pages[page], offset, identity, operation, status)
+        else:
+            response = BLKIF_RESPONSE.pack(identity, operation, status)
+            self._pages[page][offset:] = response[:first]
             self._pages[page + 1][: len(response) - first] = response[first:]
 
     def push(self) -> bool:
