@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCE = Path("src")
-# Modules of the trap path, and of disks, whose plain form is fast enough once it is compiled.
+# Modules of the trap path whose plain form is fast enough once it is compiled.
 UNTYPED = (
     "hypervisor/emulate/flags",
     "hypervisor/emulate/operands",

@@ -189,6 +189,79 @@ class TestMap:
             none.access.map(REF)
 
 
+class TestSegments:
+    def test_neighbours_in_memory_are_one_piece(self, granting: Granting) -> None:
+        """Of the four, the first two join, the third begins a page late, the last is elsewhere."""
+        assert granting.guest.mfn(OTHER) == granting.guest.mfn(PFN) + 1
+        granting.grant(REF, PFN, READ_ONLY)
+        granting.grant(REF + 1, OTHER)
+        granting.page(PFN)[:] = bytes([1]) * PAGE_SIZE
+        granting.page(OTHER)[:] = bytes([2]) * PAGE_SIZE
+        segments = [(REF, 512, 4096), (REF + 1, 0, 1024), (REF + 1, 1536, 2048), (REF, 0, 4096)]
+        mapped = granting.access.map_segments(segments, True)
+        assert [len(buffer) for buffer in mapped.buffers] == [3584 + 1024, 512, 4096]
+        assert all(buffer.readonly for buffer in mapped.buffers)
+        assert b"".join(mapped.buffers) == bytes([1]) * 3584 + bytes([2]) * 1536 + bytes([1]) * 4096
+        granting.access.unmap_segments(mapped)
+
+    def test_references(self, granting: Granting) -> None:
+        granting.grant(REF, PFN)
+        before = granting.references(PFN)
+        writing = granting.access.map_segments([(REF, 0, 512), (REF, 1024, 4096)], False)
+        reading = granting.access.map_segments([(REF, 0, 512)], True)
+        assert granting.references(PFN) == (before[0] + 3, WRITABLE, 2)
+        assert granting.status(REF) == BOTH
+        mfn = granting.guest.mfn(PFN)
+        assert sorted(granting.table.held_frames()) == [(mfn, NONE), *[(mfn, WRITABLE)] * 2]
+        writing.buffers[1][:4] = b"back"
+        assert granting.page(PFN)[1024:1028] == b"back"
+        for _ in range(2):  # the second time nothing happens
+            granting.access.unmap_segments(writing)
+            assert granting.status(REF) == READING
+        granting.access.unmap_segments(reading)
+        assert granting.references(PFN)[0] == before[0]
+        assert granting.status(REF) == 0
+        assert not list(granting.table.held_frames())
+        with pytest.raises(ValueError, match="released"):
+            writing.buffers[0][0] = 1
+
+    @pytest.mark.parametrize(
+        ("bad", "status"),
+        [
+            ((REF + 1, 0, 512), GENERAL),
+            ((0xFFFFFFFF, 0, 512), abi.GNTST_bad_gntref),
+            ((REF, 512, 512), abi.GNTST_bad_copy_arg),
+            ((REF, 0, 4097), abi.GNTST_bad_copy_arg),
+            ((REF, -512, 512), abi.GNTST_bad_copy_arg),
+        ],
+    )
+    def test_all_or_none(self, granting: Granting, bad: tuple[int, int, int], status: int) -> None:
+        granting.grant(REF, PFN)
+        before = granting.references(PFN)
+        with refused(status):
+            granting.access.map_segments([(REF, 0, 4096), bad], False)
+        assert granting.references(PFN)[0] == before[0]
+        assert granting.status(REF) == 0
+
+    def test_code_is_forgotten(self, granting: Granting) -> None:
+        granting.grant(REF, PFN)
+        granting.execute(PFN)
+        invalidated = granting.guest.engine.invalidated
+        access = granting.access
+        access.unmap_segments(access.map_segments([(REF, 0, 512)], True))
+        assert not invalidated
+        access.unmap_segments(access.map_segments([(REF, 0, 512)], False))
+        assert invalidated == [(granting.guest.maddr(PFN), PAGE_SIZE)]
+
+    def test_close(self, granting: Granting) -> None:
+        granting.grant(REF, PFN)
+        mapped = granting.access.map_segments([(REF, 0, 4096)], False)
+        granting.access.close()
+        assert not list(granting.table.held_frames())
+        granting.access.unmap_segments(mapped)
+        assert granting.status(REF) == 0
+
+
 class TestUnmap:
     def test_twice(self, granting: Granting) -> None:
         granting.grant(REF, PFN)
