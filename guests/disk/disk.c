@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Writes patterns to a disk and verifies them: `disk verify DEVICE SECONDS`, or writes records that
- * are on the disk when it says so: `disk sync DEVICE`.
+ * are on the disk when it says so: `disk sync DEVICE`, or files: `disk files FOLDER FIRST`.
  *
  * Each 512 bytes on the disk hold their number and how often they have been written, over and over.
  * Some threads, each with a part of the disk of its own, write, read, flush and discard ranges of all
@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SECTOR = 512, LARGEST = 1 << 20, THREADS = 4 };
+enum { SECTOR = 512, LARGEST = 1 << 20, THREADS = 4, FILES = 64, LARGEST_FILE = 200000 };
 
 static int disk, sector_size;
 static uint64_t sectors;
@@ -133,9 +133,34 @@ static int run_sync(void)
     return 0;
 }
 
+/* File n is "file n" in lines, as many bytes as its number says. It is written under another name,
+ * replaces number n - FILES, and is told when all of that is on the disk. */
+static _Noreturn void run_files(uint64_t n)
+{
+    static char content[LARGEST_FILE + 64];
+    int folder = open(".", O_RDONLY | O_DIRECTORY);
+    for (;; n++) {
+        char name[32];
+        size_t length = sprintf(content, "file %llu\n", (unsigned long long)n), done = length;
+        size_t size = n * 7919 % LARGEST_FILE + 1;
+        for (; done < size; done += length)
+            memcpy(content + done, content, length);
+        int file = open("new", O_WRONLY | O_CREAT | O_TRUNC, 0644);
+        if (file < 0 || write(file, content, size) != (ssize_t)size || fsync(file) || close(file))
+            fail("file", n);
+        sprintf(name, "%llu", (unsigned long long)n % FILES);
+        if (rename("new", name) || fsync(folder))
+            fail("rename", n);
+        printf("kept %llu\n", (unsigned long long)n);
+        fflush(stdout);
+    }
+}
+
 int main(int count, char **arguments)
 {
     uint64_t bytes;
+    if (count == 4 && !strcmp(arguments[1], "files") && !chdir(arguments[2]))
+        run_files(strtoull(arguments[3], NULL, 10));
     if (count < 3 || (disk = open(arguments[2], O_RDWR | O_DIRECT)) < 0
         || ioctl(disk, BLKGETSIZE64, &bytes) || ioctl(disk, BLKSSZGET, &sector_size))
         fail("open", 0);
