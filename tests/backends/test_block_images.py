@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,114 @@ class TestOnTheDisk:
         image.discard(0, 512)
         assert calls == ["write, on disk", "sync"]
         image.close()
+
+
+class TestDirect:
+    @pytest.fixture
+    def image(self, path: Path) -> Iterator[RawImage]:
+        try:
+            image = RawImage(path, direct=True)
+        except PyxenError as error:
+            pytest.skip(str(error))
+        yield image
+        image.close()
+
+    def test_past_the_page_cache(self, path: Path, image: RawImage) -> None:
+        size = 4 * mmap.PAGESIZE
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if in_page_cache(file.fileno()):
+                pytest.skip("what is read here is always in the page cache")
+            # As the memory of a guest is, unlike that of a bytearray.
+            with mmap.mmap(-1, size) as memory, memoryview(memory) as page:
+                pieces = [page[:512], page[4096:8192], page[1024:4608]]
+                page[:] = bytes([7]) * size
+                assert not image.write_now(pieces, 0)
+                image.write(pieces, 0)
+                page[:] = bytes(size)
+                assert not image.read_now(pieces, 0)
+                image.read(pieces, 0)
+                assert page[:512] == bytes([7]) * 512
+                assert page[512:1024] == bytes(512)
+                assert page[1024:8192] == bytes([7]) * 7168
+                for piece in pieces:
+                    piece.release()
+            assert not in_page_cache(file.fileno())
+            assert file.read(8192) == bytes([7]) * 8192
+
+
+def in_page_cache(file: int) -> bool:
+    """Whether the first page is."""
+    try:
+        os.preadv(file, [bytearray(mmap.PAGESIZE)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        pytest.skip(f"whether a page is in the page cache cannot be seen here: {error.strerror}")
+    return True
+
+
+class TestDevices:
+    """A loop device, which has to be made by root."""
+
+    SIZE = 1 << 20
+
+    @pytest.fixture
+    def backing(self, tmp_path: Path) -> Path:
+        path = tmp_path / "backing"
+        path.write_bytes(bytes([7]) * self.SIZE)
+        return path
+
+    @pytest.fixture
+    def device(self, backing: Path) -> Iterator[Path]:
+        yield from loop_device(backing, 512)
+
+    @pytest.fixture
+    def device_4096(self, backing: Path) -> Iterator[Path]:
+        yield from loop_device(backing, 4096)
+
+    def test_discard(self, device: Path, backing: Path) -> None:
+        image = RawImage(device)
+        assert (image.size, image.discards) == (self.SIZE, True)
+        before = backing.stat().st_blocks
+        half = self.SIZE // 2
+        try:
+            image.discard(0, half)
+        except OSError as error:
+            image.close()
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            pytest.skip("the file system of temporary files has no holes")
+        buffers = views(half, 4096, fill=1)
+        image.read(buffers, 0)
+        assert (buffers[0], buffers[1]) == (bytes(half), bytes([7]) * 4096)
+        image.close()
+        assert before - backing.stat().st_blocks >= half // 512
+
+    def test_what_the_host_uses(self, device: Path) -> None:
+        user = os.open(device, os.O_RDONLY | os.O_EXCL)
+        with pytest.raises(PyxenError, match="the host itself uses it"):
+            RawImage(device)
+        os.close(user)
+        RawImage(device).close()
+
+    def test_its_sectors(self, device_4096: Path) -> None:
+        with pytest.raises(PyxenError, match="its sectors have 4096 bytes: sector-size=4096"):
+            RawImage(device_4096)
+        RawImage(device_4096, sector_size=4096).close()
+
+
+def loop_device(backing: Path, sector_size: int) -> Iterator[Path]:
+    losetup = shutil.which("losetup", path="/usr/sbin:/sbin")
+    if losetup is None:
+        pytest.skip("no losetup")
+    done = subprocess.run(
+        [losetup, "--find", "--show", "--sector-size", str(sector_size), backing],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"no loop device: {done.stderr.strip()}")
+    device = Path(done.stdout.strip())
+    yield device
+    subprocess.run([losetup, "--detach", device], check=True)
