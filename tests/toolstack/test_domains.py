@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import resource
 import signal
@@ -285,6 +286,31 @@ def test_create_with_its_console(machine: Machine, config: Path) -> None:
     done = machine.call("create", "-c", config, "extra='poweroff'")
     assert (done.returncode, done.stdout.splitlines()) == (0, ["begun: poweroff"])
     machine.until(lambda: machine.names() == {})
+
+
+@pytest.mark.parametrize("how", ("key", "hang-up"))
+def test_a_domain_outlives_the_terminal(machine: Machine, config: Path, how: str) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-m", "pyxen", "create", "-c", config],
+        env=machine.environment,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    shown = b""
+    while b"begun" not in shown:
+        shown += os.read(master, 4096)
+    if how == "key":
+        os.write(master, b"\x1d")
+        assert process.wait(60) == 0
+        os.close(master)
+    else:
+        os.close(master)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    assert b"Ctrl-] leaves the console; the domain goes on" in shown
+    machine.until(lambda: list(machine.names().values()) == [f"web {IDLE}"])
 
 
 def test_create_in_the_foreground(machine: Machine, config: Path) -> None:
