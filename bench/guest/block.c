@@ -13,10 +13,11 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <linux/fs.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "modules.h"
 
 enum { SMALL = 4096, LARGE = 1 << 20, MOST_THREADS = 16 };
 static const double seconds = 1.5;
@@ -90,20 +91,6 @@ static void measure(const char *name, int writing, int block, int random, int th
         give_up("fdatasync");
     printf("BLOCK %s %.0f\n", name, done / 1024 / (now() - start));
     fflush(stdout);
-}
-
-static void load_modules(void)
-{
-    for (int number = 0;; number++) {
-        char path[32];
-        snprintf(path, sizeof path, "/modules/%02d", number);
-        int file = open(path, O_RDONLY);
-        if (file < 0)
-            return;
-        if (syscall(SYS_finit_module, file, "", 0))
-            perror(path);
-        close(file);
-    }
 }
 
 int main(void)

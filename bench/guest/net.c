@@ -19,10 +19,11 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "modules.h"
 
 enum { CHUNK = 1 << 18, DATAGRAM = 64 };
 static const double seconds = 2;
@@ -151,20 +152,6 @@ static void datagrams_in(const char *name)
             count++;
     print(name, count / (now() - start));
     close(s);
-}
-
-static void load_modules(void)
-{
-    for (int number = 0;; number++) {
-        char path[32];
-        snprintf(path, sizeof path, "/modules/%02d", number);
-        int file = open(path, O_RDONLY);
-        if (file < 0)
-            return;
-        if (syscall(SYS_finit_module, file, "", 0))
-            perror(path);
-        close(file);
-    }
 }
 
 static void set_up(int s, int mtu)
