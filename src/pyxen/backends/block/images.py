@@ -18,6 +18,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import stat
 import struct
 from abc import ABC, abstractmethod
@@ -33,7 +34,7 @@ SECTOR: Final = 512
 """What front ends and back ends count in, however large those of the disk are."""
 
 _SLOW: Final = 0.001
-"""Seconds after which a write to the page cache must have waited for the disk."""
+"""Seconds after which a write to the page cache that slept has waited for the disk."""
 _AFTER_SLOW: Final = 64
 """How many writes are left to other threads after one that was slow."""
 
@@ -160,9 +161,9 @@ class RawImage(Image):
         if self._slow_writes:
             self._slow_writes -= 1
             return False
-        start = perf_counter()
+        start, slept = perf_counter(), _times_slept()
         self.write(buffers, offset)
-        if perf_counter() - start > _SLOW:
+        if perf_counter() - start > _SLOW and _times_slept() != slept:
             self._slow_writes = _AFTER_SLOW
         return True
 
@@ -218,6 +219,11 @@ def _open(path: Path, readonly: bool, direct: bool) -> int:
         if error.errno == errno.EINVAL and direct:
             raise PyxenError(f"{path}: its file system has no direct access") from None
         raise PyxenError(f"{path}: {error.strerror}") from None
+
+
+def _times_slept() -> int:
+    """How often this thread has given up its CPU itself, not had it taken on a busy machine."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def after(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
