@@ -371,7 +371,8 @@ def ip_frame(
     total = ones_complement(pseudo)
     if not blank:
         total = 0xFFFF - ones_complement(pseudo + bytes(content))
-        total = total or 0xFFFF
+        if protocol == 17:
+            total = total or 0xFFFF
     content[place : place + 2] = struct.pack(">H", total)
     kind = b"\x08\x00" if version == 4 else b"\x86\xdd"
     return b"\x00\x16\x3e\x00\x00\x01" + b"\x00\x16\x3e\x00\x00\x02" + kind + bytes(ip + content)

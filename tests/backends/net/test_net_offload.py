@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from net_front_end import ip_frame, is_complete, ones_complement
 
@@ -15,6 +15,7 @@ FIN, PSH, CWR, ACK = 0x01, 0x08, 0x80, 0x10
 TIMESTAMPS = b"\x01\x01\x08\x0a" + bytes(8)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), start=st.integers(0, 40), total=st.integers(0, 0xFFFF))
 def test_the_sum(data: bytes, start: int, total: int) -> None:
     start = min(start, len(data))
@@ -77,6 +78,7 @@ def test_extension_headers_without_end() -> None:
     assert find_checksum(frame[:20] + b"\0" + frame[21:54] + bytes(1000)) == (0, 0)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_noise_has_a_sum_within_it_or_none(noise: bytes) -> None:
     for kind in (b"\x08\x00E", b"\x86\xdd`", b""):
@@ -106,6 +108,7 @@ def test_a_place_beyond_the_frame() -> None:
     assert fill_checksum(Frame(bytes(60), 58, 6, True)) == Frame(bytes(60), checksum_valid=True)
 
 
+@settings(deadline=None)
 @given(
     size=st.integers(0, 9000),
     mss=st.integers(8, 3000),

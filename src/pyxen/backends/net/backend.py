@@ -21,6 +21,7 @@ from zlib import crc32
 
 from pyxen.backends.allowance import Allowance
 from pyxen.backends.doors import Doors
+from pyxen.backends.net.coalesce import coalesce
 from pyxen.backends.net.link import ETHERNET_HEADER, GSO_TCPV4, GSO_TCPV6, Frame, Link
 from pyxen.backends.net.multicast import MulticastFilter
 from pyxen.backends.net.offload import finish, is_ipv6
@@ -55,6 +56,7 @@ class NetBackend(Backend):
         self.counters = {"tx_events": 0, "rx_events": 0, "rx_filtered": 0}
         self._past: dict[str, int] = {}
         self._queues: list[Queue] = []
+        self._abilities = Abilities()
         self._watch: object = None
         self._held_back = False
         self._told: set[str] = set()
@@ -80,7 +82,7 @@ class NetBackend(Backend):
         if not self._has("request-rx-copy"):
             raise BackendError("the front end does not ask for copies (request-rx-copy)")
         queues = self.read_frontend_int("multi-queue-num-queues", 1, 1, MAX_QUEUES)
-        abilities = self._read_abilities()
+        abilities = self._abilities = self._read_abilities()
         notifies = self._has("feature-rx-notify")
         self.multicast = MulticastFilter()
         self.multicast.enabled = self._has(_MULTICAST_CONTROL)
@@ -163,6 +165,8 @@ class NetBackend(Backend):
         queues = self._queues
         if not queues:
             return
+        if len(frames) > 1 and (self._abilities.gso_v4 or self._abilities.gso_v6):
+            frames = coalesce(frames, self._abilities.gso_v4, self._abilities.gso_v6)
         for frame in frames:
             data = frame.data
             if len(data) < ETHERNET_HEADER or not self.multicast.passes(data):

@@ -127,8 +127,8 @@ def fill_checksum(frame: Frame) -> Frame:
     if place + 2 > size:
         return Frame(data, checksum_valid=frame.checksum_valid)
     total = 0xFFFF - ones_sum(data, start, size)
-    if total == 0:
-        total = 0xFFFF  # to UDP zero means that there is none, and to TCP both are the same
+    if total == 0 and frame.checksum_offset == _UDP_SUM:
+        total = 0xFFFF  # there zero means that there is none
     filled = bytearray(data)
     filled[place] = total >> 8
     filled[place + 1] = total & 0xFF
