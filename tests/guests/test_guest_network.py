@@ -147,7 +147,7 @@ class Shell(Observer):
                 end = self._wait(mark, begin)
                 self.outputs.append(self.console[begin:end])
             self.findings = running.call(self.domain.audit).result(PATIENCE)
-            self.counters = running.call(running._devices.statistics).result(PATIENCE)
+            self.counters = running.call(running.devices.statistics).result(PATIENCE)
         except BaseException as error:
             self.error = error
         finally:

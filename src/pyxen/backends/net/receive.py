@@ -41,8 +41,8 @@ from pyxen.hypervisor.page_flags import PAGE_SIZE
 if TYPE_CHECKING:
     from pyxen.hypervisor.grant_access import GrantAccess
 
-ROUND: Final = 32
-"""Slots."""
+ROUND: Final = 64
+"""Slots; a small frame counts as two, since each has a price of its own."""
 MAX_WAITING: Final = 4 << 20
 """Bytes of frames that wait for slots; what comes then is dropped."""
 ENOUGH_WAITING: Final = 1 << 19
@@ -151,7 +151,7 @@ class Receiver:
             waiting.popleft()
             self.waiting_bytes -= size
             free -= needed
-            self._left -= needed
+            self._left -= max(needed, 2)
             self._put(frame, size)
 
     def begin_round(self) -> None:
