@@ -60,6 +60,7 @@ send() {{
 }}
 send 10.1.0.2 5000 10.1.0.1
 send fd00::2 5001 fd00::1
+echo "queues: $(grep -c 'vif0-q[0-9]*-rx' /proc/interrupts)"
 far grep ^Tcp: /proc/net/snmp
 grep ^Tcp: /proc/net/snmp
 """
@@ -194,6 +195,7 @@ def test_streams_in_large_segments(
     wire = Wire(True, record)
     shell = run(debian_cloud_image, wire, monkeypatch, TRANSFER, vcpus=2)
     check_transfer(shell.outputs[1])
+    assert "queues: 2\n" in shell.outputs[1]
     for end in wire.ends:
         assert end.kinds == {GSO_NONE, GSO_TCPV4, GSO_TCPV6}
     check_record(record)
