@@ -260,6 +260,11 @@ done
 files=${hook#*tar-in }
 tar -tvf "${files% /}" >"$POOL/guest-files"
 echo "I: extracting archives..." >&2
+readlink /proc/self/ns/mnt >"$POOL/mounts"
+if [ -e "$POOL/slow" ]; then
+    trap 'echo cleared >"$POOL/cleared"; exit 1' INT
+    for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 6; done
+fi
 [ -e "$POOL/broken" ] && { echo "E: no such suite" >&2; exit 1; }
 tar -cf "$archive" -C "$POOL/system" .
 """
@@ -352,6 +357,31 @@ def test_a_disk_that_cannot_be_made_is_told_in_one_line(pool: Pool, tmp_path: Pa
     with pytest.raises(PyxenError, match=r"^Debian was not installed: no such suite$"):
         images.pull("debian-disk")
     assert left(tmp_path) == [".lock"]
+
+
+@needs_e2fsprogs
+def test_an_interrupted_installation_clears_up_and_has_no_mounts_of_the_machine(
+    pool: Pool, tmp_path: Path
+) -> None:
+    offer_a_system(pool, tmp_path)
+    (pool.folder / "slow").touch()
+    program = "from pyxen.toolstack import images; images.pull('debian-disk')"
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if (pool.folder / "mounts").exists() and (pool.folder / "mounts").read_text():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (pool.folder / "cleared").exists()
+    assert left(tmp_path) == [".lock"]
+    if os.geteuid() == 0 and subprocess.call(["unshare", "--mount", "true"]) == 0:
+        here = os.readlink("/proc/self/ns/mnt")
+        assert (pool.folder / "mounts").read_text().strip() != here
 
 
 def test_without_mmdebstrap_a_disk_is_not_made(

@@ -21,10 +21,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -58,7 +59,7 @@ SIZE: Final = 4 << 30
 """Of the file system; the file has holes where nothing is."""
 
 _NO_SOURCES: Final = "# The sources that this system was made from cannot be reached from a guest."
-_PROGRAMS: Final = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
+_PROGRAMS: Final = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "unshare": "util-linux"}
 _SYSTEM_PATH: Final = "/usr/sbin:/sbin"
 """Where mke2fs is, which is not in the path of all users."""
 _LEFT_OUT: Final = ("man", "locale", "doc", "info", "lintian")
@@ -121,7 +122,8 @@ def build_disk(disk: Path, tree: Path, sources: Sources, progress: Progress) -> 
     files, archive = tree.with_name("guest.tar"), tree.with_name("debian.tar")
     with files.open("wb") as stream:
         _write_guest_files(stream, sources)
-    with _program(_installation(files, archive, sources)) as installing:
+    installation = _installation(files, archive, sources)
+    with _program(installation, temporary=tree.parent) as installing:
         lines = list(_followed(installing, progress))
     if installing.returncode != 0:
         raise PyxenError(f"Debian was not installed: {_reason(lines)}")
@@ -149,6 +151,7 @@ def recipe() -> str:
 
 def _installation(files: Path, archive: Path, sources: Sources) -> list[str]:
     return [
+        *_own_mounts(),
         "mmdebstrap",
         "--variant=minbase",
         "--format=tar",
@@ -164,16 +167,32 @@ def _installation(files: Path, archive: Path, sources: Sources) -> list[str]:
     ]
 
 
+def _own_mounts() -> list[str]:
+    """What to put before mmdebstrap, so that its mounts are not the machine's.
+
+    As root it mounts /proc, /sys and the machine's /dev/shm in its folder. One that is killed would
+    leave them there, for whoever then removes the folder with all that is in it.
+    """
+    command = ["unshare", "--mount"]
+    # Root in a container may not do this; then mmdebstrap mounts nothing, either.
+    if os.geteuid() == 0 and _succeeds([*command, "true"]):
+        return command
+    return []
+
+
 def _unpacking(archive: Path, tree: Path, disk: Path) -> list[str]:
     command = ["sh", "-c", _UNPACK, "sh", str(archive), str(tree), str(disk), f"{SIZE >> 20}M"]
     return command if os.geteuid() == 0 else ["fakeroot", *command]
 
 
 @contextmanager
-def _program(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def _program(command: list[str], temporary: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """Run a program that ends with the context, and clears up if that is earlier than its work."""
     # The kernel's own initrd would be made and never used.
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": _search_path(), "INITRD": "No"}
+    # What is left of it then goes with the image. In a user namespace it could not get there.
+    if temporary is not None and os.geteuid() == 0:
+        environment["TMPDIR"] = str(temporary)
     with subprocess.Popen(
         command,
         env=environment,
@@ -182,11 +201,14 @@ def _program(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        start_new_session=True,
     ) as process:
         try:
             yield process
         except BaseException:
-            process.terminate()
+            # To all of its group, as from a terminal: mmdebstrap clears up when it gets this.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
             raise
 
 
@@ -207,7 +229,10 @@ def _reason(lines: list[str]) -> str:
     if any(full in line for line in lines):
         return full
     marked = [line for line in lines if re.match(r"E: |dpkg: error|tar: |mke2fs: ", line)]
-    return (marked or lines or ["no reason given"])[0].strip().removeprefix("E: ")
+    reason = (marked or lines or ["no reason given"])[0].strip().removeprefix("E: ")
+    if "chroot mode automatically" in reason:
+        return "it needs root, or user namespaces with numbers in /etc/subuid, or fakechroot"
+    return reason
 
 
 def _write_guest_files(stream: IO[bytes], sources: Sources) -> None:
@@ -252,3 +277,7 @@ def _found(program: str) -> bool:
 
 def _search_path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
+
+
+def _succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
