@@ -298,7 +298,7 @@ ENDS = st.sampled_from(ACTIONS)
 CHANNELS = st.sampled_from(
     (
         "name=a,connection=pty",
-        "name=b,connection=socket,path=/run/b",
+        "name=b,connection=socket,path=/run/b,overflow=keep",
         "name=c,connection=pty,limit=9",
     )
 )
