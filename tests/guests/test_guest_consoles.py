@@ -192,7 +192,7 @@ def held(running: RunningDomain) -> dict[str, int]:
     """What there is of everything that a console takes."""
 
     def count() -> dict[str, int]:
-        domain = running._domain
+        domain = running.domain
         return {
             "grants": sum(1 for pin in domain.grants.pins if pin),
             "ports of domain 0": len(domain.events.back_end_ports),
