@@ -24,8 +24,8 @@ from pyxen.toolstack.images.store import cache_folder
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 PACKAGE = "linux-image-cloud-amd64"
-RELEASES = ("bullseye", "trixie", "sid")
-"""Linux 5.10, 6.12, and the newest."""
+RELEASES = ("bullseye", "trixie")
+"""Linux 5.10 and 6.12. The unstable release is another one each week, which no test should be."""
 _PARTS = re.compile(r"linux-(image|modules|binary)-[0-9]")
 
 
