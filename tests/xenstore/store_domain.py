@@ -114,8 +114,9 @@ class DomainProcess(FrontEnd):
 
         def all_sent() -> bool:
             nonlocal data
-            data = data[self.put(data) :]
-            self.ring.serve()
+            while data and (size := self.put(data)):
+                data = data[size:]
+                self.ring.serve()
             return not data
 
         self.run_until(all_sent)
