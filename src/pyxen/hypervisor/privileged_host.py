@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyxen.engine.protocol import Registers
     from pyxen.hypervisor.vcpu import Vcpu
 
+_ADDRESS_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 _PF_WRITE: Final = 2
 _INVALID_OPCODE: Final = 6
 _GENERAL_PROTECTION: Final = 13
@@ -216,16 +217,16 @@ class VcpuPrivileges:
         if cpu.user_mode:
             needed |= USER
         table = cpu.user_page_table if cpu.user_mode else cpu.kernel_page_table
-        end = address + size
-        while address < end:
+        while size:
             if not is_guest_address(address):
                 raise GuestFault(_GENERAL_PROTECTION)
             machine = guest_access.translate(vcpu.words, table, address, needed)
             if machine == guest_access.NOT_MAPPED or machine >> PAGE_SHIFT >= self._frames:
                 raise GuestFault(_PAGE_FAULT, _PF_WRITE if needed & RW else 0, address)
-            piece = min(end - address, PAGE_SIZE - (address & PAGE_SIZE - 1))
+            piece = min(size, PAGE_SIZE - (address & PAGE_SIZE - 1))
             yield machine, machine + piece
-            address += piece
+            size -= piece
+            address = address + piece & _ADDRESS_MASK
 
     def halt(self) -> None:
         vcpu = self._vcpu
