@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the store's socket is, if nobody says."""
+"""Where the store's socket is, if nobody says, and the way to it."""
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from pyxen.errors import PyxenError
@@ -25,3 +26,14 @@ def default_socket() -> Path:
     if folder := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(folder) / "pyxen" / "xenstored" / "socket"
     raise PyxenError("xenstored: set XENSTORED_PATH, there is no XDG_RUNTIME_DIR")
+
+
+def connect(path: Path) -> socket.socket:
+    """Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import stat
 import time
 from collections import deque
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from pyxen.abi import io_xs_wire as abi
-from pyxen.xenstore.address import default_socket
+from pyxen.xenstore.address import connect, default_socket
 from pyxen.xenstore.error import StoreError
 from pyxen.xenstore.requests import ClientRequests, Requests, pack, unpack
 from pyxen.xenstore.wire import Message, Parser
@@ -170,13 +169,7 @@ class Client(ClientRequests):
 def _open(path: Path) -> int:
     if path.exists() and stat.S_ISCHR(path.stat().st_mode):
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(str(path))
-    except BaseException:
-        connection.close()
-        raise
-    return connection.detach()
+    return connect(path).detach()
 
 
 class _Transaction(Requests):

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Final
 
 from pyxen.abi import io_xs_wire as abi
+from pyxen.xenstore.address import connect
 from pyxen.xenstore.connection import Output
 from pyxen.xenstore.error import StoreError, StoreGone
 from pyxen.xenstore.requests import pack, unpack
-from pyxen.xenstore.store_socket import TIMEOUT, StoreSocket, connect
+from pyxen.xenstore.store_socket import TIMEOUT, StoreSocket
 from pyxen.xenstore.wire import Parser
 
 log = logging.getLogger(__name__)

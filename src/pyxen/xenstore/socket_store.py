@@ -13,8 +13,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from pyxen.xenstore.address import connect
 from pyxen.xenstore.error import StoreGone
-from pyxen.xenstore.store_socket import TIMEOUT, StoreSocket, connect
+from pyxen.xenstore.store_socket import TIMEOUT, StoreSocket
 from pyxen.xenstore.watching import WatchingClient
 
 log = logging.getLogger(__name__)

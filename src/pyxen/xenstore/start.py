@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pyxen.errors import PyxenError
-from pyxen.xenstore.store_socket import connect
+from pyxen.xenstore.address import connect
 
 _TIMEOUT: Final = 20.0
 _POLL: Final = 0.01

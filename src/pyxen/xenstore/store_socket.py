@@ -14,7 +14,6 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from pyxen.abi import io_xs_wire as abi
@@ -26,17 +25,6 @@ TIMEOUT: Final = 10.0
 """Seconds to wait for an answer."""
 
 _LAST_REQUEST: Final = 0xFFFF_FFFF
-
-
-def connect(path: Path) -> socket.socket:
-    """Raises OSError."""
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(str(path))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 class StoreSocket:
