@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from pyxen.errors import PyxenError
-from pyxen.toolstack.control.client import opened
+from pyxen.toolstack.control.client import connect
 
 EXPECT_SECONDS: Final = 60.0
 """How long is waited where nothing else is said."""
@@ -54,12 +54,9 @@ class Console:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with opened(folder) as place:
-                self._socket.connect(f"{place}/console.sock")
+            self._socket = connect(folder, "console.sock")
         except OSError as error:
-            self._socket.close()
             raise PyxenError(f"domain {folder.name}: console: {error.strerror or error}") from None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text = ""

@@ -7,7 +7,6 @@ import os
 import socket
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pyxen.errors import PyxenError
@@ -38,27 +37,18 @@ class ControlClient:
 
     def __init__(self, folder: Path, timeout: float | None = None) -> None:
         self._name = folder.name
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._timeout = timeout
-        self._socket.settimeout(timeout)
         self._received = bytearray()
         self._events: deque[Event] = deque()
         try:
-            with opened(folder) as place:
-                self._socket.connect(f"{place}/control.sock")
+            self._socket = connect(folder, "control.sock", timeout)
         except OSError as error:
-            self._socket.close()
             raise ControlError(f"domain {self._name}: {error.strerror or error}") from None
 
     def __enter__(self) -> ControlClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -109,6 +99,19 @@ class ControlClient:
         if isinstance(error, TimeoutError):
             return ControlTimeout(f"domain {self._name}: its process does not answer")
         return ControlError(f"domain {self._name}: {error.strerror or error}")
+
+
+def connect(folder: Path, name: str, timeout: float | None = None) -> socket.socket:
+    """Connect with a socket in a domain's folder, which has this time-out then. Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        with opened(folder) as place:
+            connection.connect(f"{place}/{name}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class opened:
