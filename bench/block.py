@@ -21,27 +21,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from modules import fetch_modules, write_ramdisk
+from modules import guest_parser, write_guests
 
 from guests import (
     BenchError,
     Contender,
     Figures,
-    build_program,
     check_tools,
     circumstances,
     comparison,
     measure,
     medians_of,
-    parser,
     pyxen,
     qemu,
     run_guest,
     run_script,
 )
-from pyxen.builder.image import load_kernel
-from pyxen.toolstack import images
-from pyxen.toolstack.images.modules import release_folder
 
 MEASURES = (
     "random-read",
@@ -54,17 +49,14 @@ MEASURES = (
 PEER = "qemu q35"
 TARGET = 0.8
 """The least ratio of pyxen's throughput to QEMU's that was promised."""
-SOURCES = Path(__file__).parent / "guest"
+SOURCE = Path(__file__).parent / "guest" / "block.c"
 IMAGE_SIZE = 512 << 20
 CMDLINE = "quiet panic=-1"
 MODULES = {"pyxen": ("xen-blkfront",), PEER: ("virtio-pci", "virtio-blk")}
 
 
 def main() -> int:
-    options = parser("Measure a disk under pyxen and under QEMU.")
-    options.add_argument(
-        "--modules", metavar="FOLDER", type=Path, help="the kernel's modules, or its package's root"
-    )
+    options = guest_parser("Measure a disk under pyxen and under QEMU.")
     return run_script(options.parse_args(), measure_all, table)
 
 
@@ -76,16 +68,11 @@ def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def prepare(arguments: argparse.Namespace, folder: Path) -> list[Contender]:
     """Build what the guests run, and return how each is started. Raises BenchError."""
     check_tools()
-    image = images.find(arguments.image)
-    release = release_folder(arguments.modules or fetch_modules(image, folder))
-    program = build_program(SOURCES / "block.c", folder / "block")
-    for name, modules in MODULES.items():
-        write_ramdisk(folder / name, program, release, modules)
+    image, vmlinux = write_guests(arguments, folder, SOURCE, MODULES)
+    for name in MODULES:
         with (folder / f"{name}.img").open("wb") as stream:
             for _ in range(IMAGE_SIZE >> 20):
                 stream.write(os.urandom(1 << 20))
-    vmlinux = folder / "vmlinux"
-    vmlinux.write_bytes(load_kernel(image.kernel).elf.data)
     ours = pyxen(image.kernel, folder / "pyxen", CMDLINE)
     ours.command.extend(["--disk", f"{folder}/pyxen.img,raw,xvda,rw"])
     theirs = qemu("q35", vmlinux, folder / PEER, CMDLINE)

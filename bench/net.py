@@ -27,35 +27,30 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modules import fetch_modules, write_ramdisk
+from modules import guest_parser, write_guests
 
 from guests import (
     BenchError,
     Contender,
     Figures,
-    build_program,
     check_tools,
     circumstances,
     comparison,
     measure,
     medians_of,
-    parser,
     pyxen,
     qemu,
     run_guest,
     run_script,
 )
 from pyxen.backends.net.links import user
-from pyxen.builder.image import load_kernel
-from pyxen.toolstack import images
-from pyxen.toolstack.images.modules import release_folder
 
 STREAMS = ("stream-out", "stream-in", "stream-out-65520", "stream-in-65520")
 MEASURES = (*STREAMS, "questions", "datagrams-out", "datagrams-in")
 PEER = "qemu q35"
 TARGET = 0.8
 """The least ratio of pyxen's throughput to QEMU's that was promised."""
-SOURCES = Path(__file__).parent / "guest"
+SOURCE = Path(__file__).parent / "guest" / "net.c"
 MODULES = {"pyxen": ("xen-netfront",), PEER: ("virtio-pci", "virtio-net")}
 MAC = "00:16:3e:00:00:01"
 CHUNK = bytes(1 << 18)
@@ -64,10 +59,7 @@ BLAST_SECONDS = 2.2
 
 
 def main() -> int:
-    options = parser("Measure a network card under pyxen and under QEMU.")
-    options.add_argument(
-        "--modules", metavar="FOLDER", type=Path, help="the kernel's modules, or its package's root"
-    )
+    options = guest_parser("Measure a network card under pyxen and under QEMU.")
     return run_script(options.parse_args(), measure_all, table)
 
 
@@ -85,13 +77,7 @@ def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def prepare(arguments: argparse.Namespace, folder: Path, port: int) -> list[Contender]:
     """Build what the guests run, and return how each is started. Raises BenchError."""
-    image = images.find(arguments.image)
-    release = release_folder(arguments.modules or fetch_modules(image, folder))
-    program = build_program(SOURCES / "net.c", folder / "net")
-    for name, modules in MODULES.items():
-        write_ramdisk(folder / name, program, release, modules)
-    vmlinux = folder / "vmlinux"
-    vmlinux.write_bytes(load_kernel(image.kernel).elf.data)
+    image, vmlinux = write_guests(arguments, folder, SOURCE, MODULES)
     command_line = f"quiet panic=-1 port={port}"
     ours = pyxen(image.kernel, folder / "pyxen", command_line)
     ours.command.extend(["--net", f"user,host-loopback,mac={MAC}"])

@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "modules.h"
+#include "guest.h"
 
 enum { SMALL = 4096, LARGE = 1 << 20, MOST_THREADS = 16 };
 static const double seconds = 1.5;
@@ -31,21 +31,6 @@ struct job {
     unsigned int seed;
     uint64_t next, step, done;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void give_up(const char *what)
-{
-    perror(what);
-    fflush(NULL);
-    for (;;)
-        pause();
-}
 
 static void *work(void *argument)
 {

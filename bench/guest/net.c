@@ -23,28 +23,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "modules.h"
+#include "guest.h"
 
 enum { CHUNK = 1 << 18, DATAGRAM = 64 };
 static const double seconds = 2;
 
 static struct sockaddr_in server;
 static char buffer[CHUNK];
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void give_up(const char *what)
-{
-    perror(what);
-    fflush(NULL);
-    for (;;)
-        pause();
-}
 
 static void print(const char *name, double value)
 {
