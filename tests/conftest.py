@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,19 @@ def _image(name: str) -> images.Image:
         return images.pull(name)
     except PyxenError as error:
         pytest.skip(f"no image {name}: {error}")
+
+
+@pytest.fixture(scope="module")
+def own_host() -> Iterator[None]:
+    """Folders of its own for tests that make domains in this process's name."""
+    # Not pytest's folder, whose name may be longer than a socket's path can be.
+    with (
+        tempfile.TemporaryDirectory(prefix="pyxen-test-") as folder,
+        pytest.MonkeyPatch.context() as monkeypatch,
+    ):
+        monkeypatch.setenv("PYXEN_RUN", f"{folder}/run")
+        monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
+        yield
 
 
 @pytest.fixture(scope="session")

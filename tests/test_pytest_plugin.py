@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,17 +17,13 @@ from pyxen.toolstack.registry import Registry
 ROOT = Path(__file__).parents[1]
 KERNEL = ROOT / "guests" / "lifecycle" / "lifecycle.c"
 
-pytestmark = pytest.mark.xen_needs("compiler")
+pytestmark = [pytest.mark.xen_needs("compiler"), pytest.mark.usefixtures("own_host")]
 
 
 @pytest.fixture(autouse=True)
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # Not pytest's folder, whose name may be longer than a socket's path can be.
-    with tempfile.TemporaryDirectory(prefix="pyxen-test-") as folder:
-        monkeypatch.setenv("PYXEN_RUN", f"{folder}/run")
-        monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
-        yield
-        assert Registry().entries() == []
+def nothing_is_left() -> Iterator[None]:
+    yield
+    assert Registry().entries() == []
 
 
 def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_host import own_host
 
 import pyxen
 from pyxen import AsyncDomain, Domain, PyxenError
@@ -22,10 +21,7 @@ from pyxen.toolstack.registry import Registry
 SOURCE = Path(__file__).parents[2] / "guests" / "lifecycle" / "lifecycle.c"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def host() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as monkeypatch, own_host(monkeypatch):
-        yield
+pytestmark = pytest.mark.usefixtures("own_host")
 
 
 @pytest.fixture(autouse=True)
