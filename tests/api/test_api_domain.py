@@ -44,7 +44,9 @@ def test_a_domain_ends_with_its_context(kernel: Path) -> None:
         info = domain.info()
         assert (info.domid, info.name, info.online) == (domain.domid, domain.name, 1)
         assert [entry.record.name for entry in Registry().entries()] == [domain.name]
-        assert domain.statistics()["hypercalls"]["sched_op"][0] > 0
+        statistics = domain.statistics()
+        assert statistics["hypercalls"]["sched_op"][0] > 0
+        assert statistics["devices"].keys() == {"console-0"}
     assert Registry().entries() == []
     assert domain.console.text.startswith("begun: idle")
     with pytest.raises(PyxenError, match="let go of"):

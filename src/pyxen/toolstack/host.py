@@ -115,7 +115,11 @@ class Host:
             self.devices.attach_nic(nic)
         for channel in config.channels:
             self.devices.attach_channel(channel)
-        self._started(RunningDomain(domain, self.store.client, self.devices, self.io.loop))
+        self._started(
+            RunningDomain(
+                domain, self.store.client, self.devices, self.io.loop, self.device_statistics
+            )
+        )
 
     def device_statistics(self) -> dict[str, dict[str, int]]:
         """Counters of back ends, by the device's name; the console is number 0 of its kind."""

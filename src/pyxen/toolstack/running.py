@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
+from pyxen.hypervisor.instruments import Statistics
 from pyxen.toolstack.core_dump import dump_core
 from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
@@ -41,12 +43,14 @@ class RunningDomain:
         client: WatchingClient,
         devices: Devices,
         loop: asyncio.AbstractEventLoop,
+        device_statistics: Callable[[], dict[str, dict[str, int]]],
     ) -> None:
         self.domid = domain.domid
         self.domain = domain
         self.client = client
         self.devices = devices
         self._loop = loop
+        self._device_statistics = device_statistics
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
         """Do this in the thread of the vCPUs; what it raises goes into the future."""
@@ -117,6 +121,12 @@ class RunningDomain:
 
         self.domain.post(begin)
         return future
+
+    def statistics(self) -> Future[Statistics]:
+        """What it has done so far, and what its back ends have."""
+        return self.call(
+            lambda: replace(self.domain.statistics(), devices=self._device_statistics())
+        )
 
     def dump_core(self, path: Path) -> Future[None]:
         """Write its memory and vCPUs to a file, see ``core_dump``; its time stands meanwhile."""

@@ -133,11 +133,7 @@ class Requests:
         )
 
     async def _get_statistics(self, request: messages.GetStatistics) -> Figures:
-        def statistics(running: RunningDomain) -> Figures:
-            counted = replace(running.domain.statistics(), devices=running.devices.statistics())
-            return Figures(counted.to_dict())
-
-        return await self._call(statistics)
+        return Figures((await _wait(self._running().statistics())).to_dict())
 
     async def _get_config(self, request: messages.GetConfig) -> Configuration:
         return Configuration(to_json(self._process.config))
