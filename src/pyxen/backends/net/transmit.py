@@ -247,9 +247,7 @@ class Transmitter:
             self._identities.append(word & 0xFFFF)
             count += 1
             if offset + length > PAGE_SIZE:
-                raise BackendError(
-                    f"the ring tx: a piece of {length} bytes at {offset} of its page"
-                )
+                raise BackendError(_beyond(offset, length))
             if length > rest:
                 rest = -1  # see below, when all of it has been taken
             if rest >= 0:
