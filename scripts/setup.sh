@@ -117,14 +117,19 @@ remove_compiled() {
     find src -name '*.so' -delete
 }
 
+# The sums of all that goes into compiled modules: their .py files have a compiled form beside them.
+compiled_sources() {
+    {
+        find src -name '*.so' | sed 's/\.[^/]*$/.py/'
+        find src setup.py -name '*.pxd' -o -name '*.pyx' -o -name setup.py
+    } | LC_ALL=C sort | xargs sha256sum 2>/dev/null | sha256sum
+}
+
 # What was installed, and from which sources it was compiled: without a compiler they are run as
 # they are.
 environment=$({ pwd; "$python" -VV; cat pyproject.toml; } | sha256sum)
 sources=none
-if [ "$compiler" = yes ]; then
-    sources=$(find src setup.py pyproject.toml \( -name '*.py' -o -name '*.pxd' -o -name '*.pyx' -o -name '*.toml' \) \
-        -type f -exec sha256sum {} + 2>/dev/null | LC_ALL=C sort | sha256sum)
-fi
+[ "$compiler" = no ] || sources=$(compiled_sources)
 stamp=".venv/stamp-$scope"
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$environment" ] || ! .venv/bin/python -c '' 2>/dev/null; then
@@ -139,6 +144,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$environment" ] || ! .venv/bin/python -c 
         dev) pip_install --editable '.[dev]' ;;
         *) fail "unknown scope $scope" ;;
     esac
+    [ "$compiler" = no ] || sources=$(compiled_sources)
     echo "$sources" >.venv/stamp-sources
     # The development environment can run everything.
     echo "$environment" >.venv/stamp-run
@@ -148,6 +154,7 @@ elif [ "$(cat .venv/stamp-sources 2>/dev/null)" != "$sources" ]; then
     if [ "$compiler" = yes ]; then
         echo "setup: compiling pyxen anew"
         pip_install --no-deps --editable .
+        sources=$(compiled_sources)
     fi
     echo "$sources" >.venv/stamp-sources
 fi
