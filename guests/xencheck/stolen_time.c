@@ -33,8 +33,10 @@ static void check_pause(void)
 {
 	long long before = stolen_ms(), stolen;
 
+	ask_host("run-states before-pause");
 	ask_host("pause %d", PAUSE_MS);
 	be_busy(NS_PER_SECOND * 6 / 5);
+	ask_host("run-states after-pause");
 	stolen = stolen_ms() - before;
 	value("stolen-by-pause-ms", stolen);
 	check(10, stolen >= PAUSE_MS * 9 / 10, "of a pause of %d ms, %lld ms count as stolen", PAUSE_MS,

@@ -241,23 +241,31 @@ def test_batches_are_those_of_the_trace_points(run: Run) -> None:
 
 @in_guests("generic-1")
 def test_a_pause_is_stolen_time(run: Run) -> None:
-    """Row 10: what /proc/stat says was stolen is as long as the domain was paused."""
+    """Row 10: what /proc/stat says was stolen is as long as the domain was paused, and as long as
+    the host had no processor for it besides."""
     paused_ms = run.seen.paused_ns / MILLISECOND
-    stolen_ms = run.seen.values["stolen-by-pause-ms"]
     assert paused_ms >= 800
-    assert stolen_ms == pytest.approx(paused_ms, rel=0.02, abs=2 * TICK_MS)
+    kept_off_ms = _kept_off(run, "pause") / MILLISECOND
+    assert kept_off_ms >= paused_ms
+    stolen_ms = run.seen.values["stolen-by-pause-ms"]
+    assert stolen_ms == pytest.approx(kept_off_ms, rel=0.02, abs=2 * TICK_MS)
 
 
 @in_guests("generic-1")
 def test_a_cap_is_stolen_time(run: Run) -> None:
     """Row 10: /proc/stat has the time in which the vCPU could have run, by the run states."""
-    before, after = (run.seen.run_states[f"{name}-cap"] for name in ("before", "after"))
-    kept_off = (RUNSTATE_runnable, RUNSTATE_offline)
-    ready = sum(after.times[0][state] - before.times[0][state] for state in kept_off)
+    kept_off = _kept_off(run, "cap")
     stolen_ms = run.seen.values["stolen-by-cap-ms"]
-    assert stolen_ms == pytest.approx(ready / MILLISECOND, rel=0.02, abs=2 * TICK_MS)
-    passed = after.now - before.now
-    assert 0.4 * passed < ready < 0.6 * passed
+    assert stolen_ms == pytest.approx(kept_off / MILLISECOND, rel=0.02, abs=2 * TICK_MS)
+    states = run.seen.run_states
+    passed = states["after-cap"].now - states["before-cap"].now
+    assert kept_off > 0.45 * passed  # a busy host may have kept it off for longer
+
+
+def _kept_off(run: Run, name: str) -> int:
+    """For how long the first vCPU could not run in a part of the program, in ns."""
+    before, after = (run.seen.run_states[f"{when}-{name}"].times[0] for when in ("before", "after"))
+    return sum(after[state] - before[state] for state in (RUNSTATE_runnable, RUNSTATE_offline))
 
 
 @in_guests(*WITH_ALL_SUBJECTS)

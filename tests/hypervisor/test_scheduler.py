@@ -339,6 +339,41 @@ def test_cap_leaves_that_much_of_a_processor(percent: int) -> None:
             assert share(each) + waited == pytest.approx(1000 * MS, rel=0.001)
 
 
+def test_what_the_host_keeps_from_a_vcpu_is_stolen() -> None:
+    """The thread gets the processor for three quarters of the time."""
+    with virtual_time(1, 1000 * MS) as guest:
+        engine = guest.engine
+        engine.processor_time = lambda: engine.read_tsc() // 2 * 3 // 4  # type: ignore[method-assign]
+        engine.cpus[0].script(repeat(compute(guest, 300_000)))
+        start = guest.domain.clock.now()
+        assert guest.domain.run() == "watchdog"
+        times = guest.vcpu.runstate_times
+        passed = guest.domain.clock.now() - start
+        assert times[vcpu.RUNSTATE_running] == pytest.approx(passed * 3 / 4, rel=0.01)
+        assert times[vcpu.RUNSTATE_runnable] == pytest.approx(passed / 4, rel=0.01)
+        assert sum(times) == guest.vcpu.runstate_since
+
+
+def test_a_cap_is_made_up_for_what_others_have_kept() -> None:
+    """Half of the processor, of which the host has had nothing to give for a while."""
+    with virtual_time(1, 2000 * MS) as guest:
+        engine, domain = guest.engine, guest.domain
+        kept = 0
+
+        def step(handler: TrapHandler, cpu: FakeCpu) -> None:
+            nonlocal kept
+            guest.host.ns += 300_000
+            if kept < 60 * MS:
+                guest.host.ns += 10 * MS
+                kept += 10 * MS
+
+        engine.processor_time = lambda: engine.read_tsc() // 2 - kept  # type: ignore[method-assign]
+        engine.cpus[0].script(repeat(step))
+        domain.scheduler.set_cap(50)
+        assert domain.run() == "watchdog"
+        assert share(guest.vcpu) == pytest.approx(1000 * MS, rel=0.02)
+
+
 def test_pause_stops_the_guest_and_counts_as_offline() -> None:
     with virtual_time(1, 1000 * MS) as guest:
 

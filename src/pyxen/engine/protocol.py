@@ -120,6 +120,9 @@ class Engine(Protocol):
     def read_tsc(self) -> int:
         """The time-stamp counter as RDTSC shows it to the guest."""
 
+    def processor_time(self) -> int:
+        """For how many ns the calling thread has had a processor of the host."""
+
     def native_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """What the engine's CPU can do, as CPUID's (eax, ebx, ecx, edx)."""
 

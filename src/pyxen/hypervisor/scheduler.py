@@ -13,6 +13,10 @@ A *cap* limits what the vCPUs of the domain use together, in percent of one proc
 budget for each period of 10 ms, as in Xen's credit2; when it is used up, all vCPUs wait for the
 next period. What was used too much is taken from the periods that follow.
 
+What counts is the time for which the thread really had a processor. While the host gives it to
+others, the vCPU whose turn it is can run and does not: it is *runnable*, which its guest sees as
+stolen time. Domains that share their host's processors take turns (``Turns``), see ``run_queue``.
+
 When none can run, the thread sleeps until the next deadline or until something is posted from
 another thread. While guest code runs the engine looks at the clock: it returns when the next
 deadline has come.
@@ -23,7 +27,7 @@ from __future__ import annotations
 import threading
 from heapq import heapify, heappop, heappush
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pyxen.abi.vcpu import RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_runnable, RUNSTATE_running
 from pyxen.engine.protocol import NEVER
@@ -40,8 +44,56 @@ RATE_LIMIT: Final = 500_000
 _PREFERENCE: Final = TIME_SLICE
 """So far before the others a vCPU that has slept is set."""
 _CAP_PERIOD: Final = 10_000_000
+_MADE_UP: Final = 10
+"""So many periods of a cap can be made up for."""
+_STOLEN_TOLD: Final = 100_000
+"""So much stolen time is told to the guest at once."""
+_RETRY: Final = 100_000_000
+"""So often a domain that waits for its turn asks for it."""
 _LONG: Final = 10.0
 _NOT_WAITING: Final = 0
+
+
+class Turns(Protocol):
+    """When a domain may use a processor of its host; ``RunQueue`` is one. Affinities are masks.
+
+    ``slice`` is in how many ns to ``look`` after the domain has begun to run; 0 for never.
+    """
+
+    slice: int
+
+    @property
+    def is_told(self) -> bool:
+        """Whether there is a reason to ``look`` at once."""
+
+    def take(self, hard: int, soft: int) -> bool:
+        """The domain wants to run a vCPU, or goes on; True if it may."""
+
+    def look(self) -> int | None:
+        """While it runs: in how many ns to look again, or None when its turn is over."""
+
+    def charge(self, used: int) -> None:
+        """It has used so many ns of processor time."""
+
+    def give(self) -> None:
+        """It does not want to run."""
+
+
+class NoTurns:
+    """A domain that runs when it likes."""
+
+    slice = 0
+    is_told = False
+
+    def take(self, hard: int, soft: int) -> bool:
+        return True
+
+    def look(self) -> int | None:
+        return 0
+
+    def charge(self, used: int) -> None: ...
+
+    def give(self) -> None: ...
 
 
 class Scheduler:
@@ -73,9 +125,19 @@ class Scheduler:
 
         self.pollers: set[int] = set()
 
+        self.cap = 0
         self._allowance = 0
         self._budget = 0
         self._period_end = 0
+
+        self._processor_time = 0
+        self._stolen = 0
+        self._turns: Turns = NoTurns()
+        self._turn_end = NO_DEADLINE
+
+    def share(self, turns: Turns) -> None:
+        """Take turns with other domains; before ``run``."""
+        self._turns = turns
 
     def wake(self) -> None:
         """From any thread: end the sleep of an idle domain."""
@@ -88,6 +150,12 @@ class Scheduler:
 
     def run(self) -> None:
         """Run the vCPUs until the domain stops."""
+        try:
+            self._run()
+        finally:
+            self._turns.give()
+
+    def _run(self) -> None:
         domain = self._domain
         engine = domain.engine
         counters = domain.counters
@@ -105,7 +173,9 @@ class Scheduler:
                 start = perf_counter_ns()
                 engine.run(vcpu.cpu)
                 counters.engine_ns += perf_counter_ns() - start
-        self._switch(None, domain.clock.now())
+        now = domain.clock.now()
+        self._charge(now)
+        self._switch(None, now)
 
     def _stopping(self) -> bool:
         return bool(self._domain.stopping)
@@ -123,13 +193,22 @@ class Scheduler:
             if current.runnable:
                 self._enqueue(current)
         self.switching = self._yielding = False
-        self._switch(None if self._exhausted() else self._pop(), now)
+        vcpu = None if self._exhausted() else self._pop()
+        if vcpu is None:
+            self._turns.give()
+        elif not self._turns.take(vcpu.hard_affinity, vcpu.soft_affinity):
+            self._enqueue(vcpu)
+            vcpu = None
+        self._switch(vcpu, now)
         return self._current
 
     def _switch(self, vcpu: Vcpu | None, now: int) -> None:
         old = self._current
         self._current = vcpu
-        if old is not None and old is not vcpu:
+        if old is None:
+            self._processor_time = self._domain.engine.processor_time()
+        elif old is not vcpu:
+            self._tell_stolen(old, now)
             old.set_runstate(old.waiting_state(), now)
             old.update_runstate_area()
             self._domain.timers.set(old, PERIODIC, NO_DEADLINE)
@@ -144,6 +223,8 @@ class Scheduler:
             self._started = self._charged = now
             self._settled = now + max(RATE_LIMIT, min(waited, TIME_SLICE))
             self._slice_end = now + TIME_SLICE if self._waiting else NO_DEADLINE
+            if old is None and self._turns.slice:
+                self._turn_end = now + self._turns.slice
             self._set_deadline()
 
     def _enqueue(self, vcpu: Vcpu) -> None:
@@ -185,6 +266,11 @@ class Scheduler:
     def _leave(self) -> None:
         self.switching = True
         self._domain.engine.stop()
+
+    def affinity_changed(self) -> None:
+        """The running vCPU may have to run elsewhere."""
+        if self._current is not None:
+            self._leave()
 
     # What vCPUs do
 
@@ -243,17 +329,32 @@ class Scheduler:
         """So much of a processor the vCPUs may use together; 0: no limit."""
         now = self._domain.clock.now()
         self._charge(now)
+        self.cap = percent
         self._allowance = self._budget = _CAP_PERIOD * percent // 100
         self._period_end = now + _CAP_PERIOD
         self._set_deadline()
 
     def _charge(self, now: int) -> None:
-        """Account for what the running vCPU has used up to now."""
-        if self._current is not None:
-            used = now - self._charged
-            self._charged = now
-            self._virtual_times[self._current.index] += used
-            self._budget -= used
+        """Account for what the running vCPU has used up to now, and what was kept from it."""
+        vcpu = self._current
+        if vcpu is None:
+            return
+        processor_time = self._domain.engine.processor_time()
+        passed = now - self._charged
+        used = min(passed, processor_time - self._processor_time)
+        self._charged, self._processor_time = now, processor_time
+        self._virtual_times[vcpu.index] += used
+        self._budget -= used
+        self._turns.charge(used)
+        self._stolen += passed - used
+        if self._stolen >= _STOLEN_TOLD:
+            self._tell_stolen(vcpu, now)
+            vcpu.update_runstate_area()
+
+    def _tell_stolen(self, vcpu: Vcpu, now: int) -> None:
+        """Of the time for which the vCPU was taken to run, so much it only could have run."""
+        vcpu.note_stolen(self._stolen, now)
+        self._stolen = 0
 
     def _exhausted(self) -> bool:
         return self._allowance != 0 and self._budget <= 0
@@ -261,7 +362,10 @@ class Scheduler:
     def _replenish(self, now: int) -> None:
         periods = (now - self._period_end) // _CAP_PERIOD + 1
         self._period_end += periods * _CAP_PERIOD
-        self._budget = min(self._allowance, self._budget + periods * self._allowance)
+        # What it wanted to use and could not, for the sake of others, it may make up for.
+        wants = self._waiting or self._current is not None
+        most = self._allowance * (_MADE_UP if wants else 1)
+        self._budget = min(most, self._budget + periods * self._allowance)
 
     # Time
 
@@ -276,7 +380,21 @@ class Scheduler:
         if self._slice_end and now >= self._slice_end:
             self._slice_end = NO_DEADLINE
             self._leave()
+        if self._turn_end and (now >= self._turn_end or self._turns.is_told):
+            self._look(now)
         self._set_deadline()
+
+    def _look(self, now: int) -> None:
+        """Is it another domain's turn?"""
+        self._turn_end = NO_DEADLINE
+        if self._current is None:
+            return
+        self._charge(now)
+        delay = self._turns.look()
+        if delay is None:
+            self._leave()
+        else:
+            self._turn_end = now + delay
 
     def new_deadline(self, deadline: int) -> None:
         """There is one that the engine may not know of."""
@@ -295,6 +413,7 @@ class Scheduler:
         if self._current is None:
             return
         deadline = self._earliest(self._domain.timers.next, self._slice_end)
+        deadline = self._earliest(deadline, self._turn_end)
         if self._allowance:
             deadline = self._earliest(deadline, max(1, self._charged + self._budget))
         self._deadline = deadline
@@ -310,8 +429,10 @@ class Scheduler:
         domain = self._domain
         self._deadline = NO_DEADLINE
         deadline = domain.timers.next
-        if self._waiting:  # for a budget
+        if self._waiting and self._exhausted():
             deadline = self._earliest(deadline, self._period_end)
+        elif self._waiting:  # for a turn
+            deadline = self._earliest(deadline, domain.clock.now() + _RETRY)
         start = perf_counter_ns()
         wait = (deadline - domain.clock.now()) / 1e9 if deadline else _LONG
         if wait > 0:

@@ -45,6 +45,8 @@ cdef class Vcpu:
 
     cdef public unsigned int pause_flags
     cdef public int polling
+    cdef public object hard_affinity
+    cdef public object soft_affinity
 
     cdef public int runstate
     cdef public object runstate_since

@@ -13,6 +13,7 @@ from pyxen.abi.vcpu import (
     RUNSTATE_blocked,
     RUNSTATE_offline,
     RUNSTATE_runnable,
+    RUNSTATE_running,
 )
 from pyxen.abi.xen import VCPU_INFO, VCPU_TIME_INFO
 from pyxen.errors import XenError
@@ -22,6 +23,7 @@ from pyxen.hypervisor.memory import VCPU_PAGES
 from pyxen.hypervisor.msr import VcpuMsrs
 from pyxen.hypervisor.page_flags import PAGE_SHIFT
 from pyxen.hypervisor.page_types import WRITABLE
+from pyxen.hypervisor.run_queue import ALL
 from pyxen.hypervisor.timers import NO_DEADLINE, POLL
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ class Vcpu:
         # Scheduling.
         self.pause_flags = VPF_DOWN
         self.polling = NOT_POLLING
+        self.hard_affinity = ALL
+        self.soft_affinity = ALL
 
         self.runstate = RUNSTATE_offline
         self.runstate_since = 0
@@ -221,11 +225,20 @@ class Vcpu:
         """Account for the time in the last state."""
         if state == self.runstate:
             return
+        self._account(now)
+        self.runstate = state
+
+    def _account(self, now: int) -> None:
         passed = now - self.runstate_since
         if passed > 0:
             self.runstate_times[self.runstate] += passed
             self.runstate_since = now
-        self.runstate = state
+
+    def note_stolen(self, stolen: int, now: int) -> None:
+        """It was taken to run until now, but so many of the last ns it only could have run."""
+        self._account(now)
+        self.runstate_times[RUNSTATE_running] -= stolen
+        self.runstate_times[RUNSTATE_runnable] += stolen
 
     def waiting_state(self) -> int:
         """The run state of this vCPU while another one runs."""

@@ -259,6 +259,10 @@ class FakeEngine:
         first, last = address >> 12, address + size - 1 >> 12
         self.memory.code_frames[first : last + 1] = bytes(last + 1 - first)
 
+    def processor_time(self) -> int:
+        """All time: what waits in a script stands for guest code that works."""
+        return self.read_tsc() // _TICKS_PER_NANOSECOND
+
     def native_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         return self.cpuid.get((leaf, subleaf), (0, 0, 0, 0))
 

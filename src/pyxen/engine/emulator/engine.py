@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import struct
+import time
 from array import array
 from typing import TYPE_CHECKING, Any, Final
 
@@ -437,6 +438,9 @@ class EmulatorEngine:
         self.memory.code_frames[first : last + 1] = bytes(last + 1 - first)
 
     # The CPU's nature
+
+    def processor_time(self) -> int:
+        return time.thread_time_ns()
 
     def native_cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         values = [ctypes.c_uint32() for _ in range(4)]
