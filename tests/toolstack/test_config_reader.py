@@ -21,6 +21,7 @@ from pyxen.toolstack.config import (
     read_text,
     to_json,
 )
+from pyxen.toolstack.config.cpulist import parse_cpus
 from pyxen.toolstack.config.domain import ACTIONS
 from pyxen.toolstack.config.writer import format_disk, format_nic
 from pyxen.toolstack.console_log import parse_console_log
@@ -52,6 +53,8 @@ def test_everything() -> None:
         maxvcpus = 010      # octal, as in C
         cpu_weight = 512
         cap = 50
+        cpus = [ "0", "400" ]
+        cpus_soft = "401-402"
         cpuid = "host,avx=0"
         disk = [ "/images/root.img,raw,xvda,rw",
                  "/images/a,b.img,raw,xvdb,ro", ]
@@ -84,6 +87,8 @@ def test_everything() -> None:
         max_vcpus=8,
         weight=512,
         cap=50,
+        hard_affinity=(parse_cpus("0"), 1 << 400),
+        soft_affinity=(3 << 401,) * 8,
         cpuid={(1, None, 2): "xxx0" + "x" * 28},
         disks=(
             parse_disk("/images/root.img,raw,xvda,rw"),

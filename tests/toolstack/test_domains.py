@@ -215,7 +215,9 @@ def test_the_formats_of_lists(machine: Machine, config: Path) -> None:
     assert header == (
         "Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)"
     )
-    assert first == f"web{'':29} {domid:5d}     0    0   ---       0.0  all / all"
+    cpu = first.split()[3]
+    assert int(cpu) in range(os.cpu_count() or 1)
+    assert first == f"web{'':29} {domid:5d}     0 {cpu:>4}   ---       0.0  all / all"
     assert second == f"web{'':29} {domid:5d}     1    -   --p       0.0  all / all"
     header, line = machine.do("uptime", "web").splitlines()
     assert header == "Name                                ID Uptime"
@@ -510,5 +512,5 @@ def test_the_store_ends_when_the_last_domain_has_gone(kernel: Path) -> None:
         machine.do("destroy", "web")
         machine.until(lambda: not machine.processes())
         left = sorted(path.name for path in machine.run.iterdir())
-        assert left == ["boot-id", "domains", "domains.lock", "next-domid"]
+        assert left == ["boot-id", "domains", "domains.lock", "next-domid", "scheduler"]
         assert list((machine.run / "domains").iterdir()) == []

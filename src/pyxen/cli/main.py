@@ -39,12 +39,14 @@ from pyxen.cli import (
     reboot,
     rename,
     run,
+    sched_credit2,
     shutdown,
     sysrq,
     trigger,
     unpause,
     uptime,
     vcpu_list,
+    vcpu_pin,
     vcpu_set,
     xenstored,
 )
@@ -54,7 +56,8 @@ from pyxen.errors import PyxenError
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VERBS = (
     *(run, create, list_, console, shutdown, reboot, destroy, pause, unpause, rename),
-    *(uptime, domid, domname, sysrq, trigger, dump_core, vcpu_list, vcpu_set, mem_set, mem_max),
+    *(uptime, domid, domname, sysrq, trigger, dump_core, vcpu_list, vcpu_set, vcpu_pin),
+    *(sched_credit2, mem_set, mem_max),
     *(block_attach, block_detach, block_list, network_attach, network_detach, network_list),
     *(image, info, xenstored, missing),
 )

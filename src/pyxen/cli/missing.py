@@ -9,8 +9,8 @@ from pyxen.errors import PyxenError
 
 VERBS = (
     *("channel-list", "config-update", "debug-keys", "dmesg", "migrate"),
-    *("migrate-receive", "remus", "restore", "resume", "save", "sched-credit", "sched-credit2"),
-    *("sched-rtds", "suspend", "top", "vcpu-pin", "vm-list", "vncviewer"),
+    *("migrate-receive", "remus", "restore", "resume", "save", "sched-credit"),
+    *("sched-rtds", "suspend", "top", "vm-list", "vncviewer"),
 )
 
 

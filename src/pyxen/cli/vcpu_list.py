@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pyxen vcpu-list``: the vCPUs of domains. They take turns in their domain's thread, which the
-host's scheduler puts where it likes: the column ``CPU`` is always 0."""
+"""``pyxen vcpu-list``: the vCPUs of domains. They take turns in their domain's thread: the column
+``CPU`` is where that thread runs, or did last."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def line(info: DomainInfo, vcpu: VcpuInfo) -> str:
     """A vCPU's line."""
+    from pyxen.toolstack.config.cpulist import format_cpus
+
     if vcpu.online:
-        where = f"{0:5d} {'r' if vcpu.running else '-':>3}{'b' if vcpu.blocked else '-'}- "
+        where = f"{vcpu.cpu:5d} {'r' if vcpu.running else '-':>3}{'b' if vcpu.blocked else '-'}- "
     else:
         where = f"{'-':>5} {'-':>3}-p "
-    return (
-        f"{info.name:<32} {info.domid:5d} {vcpu.index:5d}{where}{vcpu.cpu_ns / 1e9:9.1f}  all / all"
-    )
+    affinity = f"{format_cpus(vcpu.hard_affinity)} / {format_cpus(vcpu.soft_affinity)}"
+    spent = f"{vcpu.cpu_ns / 1e9:9.1f}"
+    return f"{info.name:<32} {info.domid:5d} {vcpu.index:5d}{where}{spent}  {affinity}"

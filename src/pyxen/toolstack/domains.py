@@ -10,13 +10,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pyxen.errors import PyxenError
+from pyxen.hypervisor.run_queue import RATE_LIMITS_US, Table
 from pyxen.toolstack.control.client import ControlClient, ControlError, opened
 from pyxen.toolstack.control.messages import (
     Answer,
@@ -28,6 +29,7 @@ from pyxen.toolstack.control.messages import (
     Subscribe,
     VcpuInfo,
 )
+from pyxen.toolstack.folders import make_private, run_folder
 from pyxen.toolstack.registry import Entry, Registry, holds_lock
 
 DOMAIN_0: Final = "Domain-0"
@@ -117,10 +119,37 @@ def host_info() -> DomainInfo:
         paused=False,
         shutdown_reason="",
         vcpus=tuple(
-            VcpuInfo(index, True, True, False, nanoseconds // processors)
+            VcpuInfo(index, True, True, False, nanoseconds // processors, cpu=index)
             for index in range(processors)
         ),
     )
+
+
+def get_rate_limit() -> int:
+    """How long a domain runs at least while others wait, in microseconds. Raises PyxenError."""
+    with _run_queue_table() as table:
+        return table.rate_limit_us
+
+
+def set_rate_limit(microseconds: int) -> None:
+    """Raises PyxenError."""
+    low, high = RATE_LIMITS_US
+    if microseconds and not low <= microseconds <= high:
+        raise PyxenError(
+            f"ratelimit: {microseconds} us asked for, expected {low} to {high}, or 0 for none"
+        )
+    with _run_queue_table() as table:
+        table.rate_limit_us = microseconds
+
+
+@contextmanager
+def _run_queue_table() -> Iterator[Table]:
+    path = make_private(run_folder()) / "scheduler"
+    try:
+        with closing(Table(path)) as table:
+            yield table
+    except OSError as error:
+        raise PyxenError(f"{path}: {error.strerror or error}") from None
 
 
 def configuration(info: DomainInfo) -> dict[str, Any]:

@@ -8,7 +8,8 @@ folder, made by the domain's process, with
   the kernel gives up however the process ends;
 - ``state.json``, what is known of it without asking: a ``Record``;
 - ``config.json``, its configuration;
-- ``control.sock`` and ``console.sock``, see ``toolstack/control`` and ``console_server``.
+- ``control.sock``, ``console.sock`` and ``turn.sock``, see ``toolstack/control``,
+  ``console_server`` and ``hypervisor/run_queue``.
 
 A folder whose lock can be had was left behind by a process that did not end in order. It is told of
 by ``list``, and taken away by the next command that changes something (``tidy``). After a reboot of

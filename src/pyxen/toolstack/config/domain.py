@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyxen.errors import PyxenError
+from pyxen.hypervisor.run_queue import DEFAULT_WEIGHT
 from pyxen.toolstack.console_log import ConsoleLogConfig
 from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
@@ -29,7 +30,7 @@ ACTIONS: Final = (
 MAX_VCPUS: Final = 128
 """More take turns on one CPU without sense: each has a 128th of the time."""
 DEFAULT_MEMORY_MIB: Final = 256
-DEFAULT_WEIGHT: Final = 256
+MAX_WEIGHT: Final = 65535
 ENGINES: Final = ("auto", "emulator")
 
 
@@ -38,7 +39,8 @@ class DomainConfig:
     """A domain's configuration. Memory is in MiB, ``cap`` in percent of one processor (0: none).
 
     ``max_memory_mib`` and ``max_vcpus`` are what the domain may grow to; None for no more than it
-    starts with. ``uuid`` is empty for a new one at each start. ``cpuid`` is what
+    starts with. ``hard_affinity`` and ``soft_affinity`` have a mask of the host's processors for
+    each vCPU, as far as given. ``uuid`` is empty for a new one at each start. ``cpuid`` is what
     ``cpuid_config.parse_cpuid`` makes of its option. ``system_map`` names the addresses in a crash
     report, if the kernel itself does not. Raises PyxenError for what contradicts itself.
     """
@@ -54,6 +56,8 @@ class DomainConfig:
     max_vcpus: int | None = None
     weight: int = DEFAULT_WEIGHT
     cap: int = 0
+    hard_affinity: tuple[int, ...] = ()
+    soft_affinity: tuple[int, ...] = ()
     cpuid: Mapping[Place, str] = field(default_factory=dict)
     disks: tuple[DiskConfig, ...] = ()
     nics: tuple[NicConfig, ...] = ()

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyxen.errors import PyxenError
-from pyxen.toolstack.config.domain import DEFAULT_WEIGHT, DomainConfig
+from pyxen.toolstack.config.cpulist import affinity, cpu_numbers
+from pyxen.toolstack.config.domain import DomainConfig
 from pyxen.toolstack.config.writer import format_cpuid
 from pyxen.toolstack.console_log import parse_console_log
 from pyxen.toolstack.devices.channel import CONNECTIONS, ChannelConfig
@@ -53,6 +54,10 @@ def to_json(config: DomainConfig) -> dict[str, Any]:
         build["system_map"] = str(config.system_map)
     if config.cpuid:
         build["cpuid"] = format_cpuid(config.cpuid)
+    if config.hard_affinity:
+        build["vcpu_hard_affinity"] = [cpu_numbers(mask) for mask in config.hard_affinity]
+    if config.soft_affinity:
+        build["vcpu_soft_affinity"] = [cpu_numbers(mask) for mask in config.soft_affinity]
     create = {"type": "pv", "name": config.name}
     if config.uuid:
         create["uuid"] = config.uuid
@@ -104,8 +109,10 @@ def _from_json(shown: Any) -> DomainConfig:
         max_memory_mib=max_memory if max_memory != memory else None,
         vcpus=vcpus,
         max_vcpus=max_vcpus if max_vcpus != vcpus else None,
-        weight=build["sched_params"].get("weight", DEFAULT_WEIGHT),
-        cap=build["sched_params"].get("cap", 0),
+        weight=build["sched_params"]["weight"],
+        cap=build["sched_params"]["cap"],
+        hard_affinity=tuple(map(affinity, build.get("vcpu_hard_affinity", ()))),
+        soft_affinity=tuple(map(affinity, build.get("vcpu_soft_affinity", ()))),
         cpuid=cpuid,
         disks=tuple(_disk_from_json(disk) for disk in shown.get("disks", ())),
         nics=tuple(_nic_from_json(nic) for nic in shown.get("nics", ())),

@@ -15,7 +15,7 @@ def _names(text: str) -> frozenset[str]:
 
 USED: Final = _names(
     """
-    builder cap channel cmdline cpu_weight cpuid disk extra kernel max_event_channels
+    builder cap channel cmdline cpu_weight cpuid cpus cpus_soft disk extra kernel max_event_channels
     max_grant_frames max_grant_version max_maptrack_frames maxmem maxvcpus memory name on_crash
     on_poweroff on_reboot on_watchdog ramdisk root type uuid vcpus vif
     """
@@ -27,7 +27,7 @@ OWN: Final = _names("console_log engine image system_map")
 NOT_YET: Final = _names(
     """
     argo blkdev_start bootloader bootloader_args bootloader_restrict bootloader_user
-    claim_mode cpus cpus_soft driver_domain dtdev e820_host extratime firmware
+    claim_mode driver_domain dtdev e820_host extratime firmware
     ignore_global_affinity_masks init_seclabel iomem ioports irqs latency localtime nomigrate
     on_soft_reset p9 passthrough pci pci_msitranslate pci_permissive pci_power_mgmt pci_seize
     period pool pvcalls rdm rdm_mem_boundary rtc_timeoffset seclabel slice tsc_mode usbctrl

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.config import options
-from pyxen.toolstack.config.domain import ACTIONS, ENGINES, DomainConfig
+from pyxen.toolstack.config.domain import ACTIONS, ENGINES, MAX_WEIGHT, DomainConfig
 from pyxen.toolstack.config.syntax import Setting, Text, parse
 from pyxen.toolstack.console_log import ConsoleLogConfig, parse_console_log
 from pyxen.toolstack.devices.channel import parse_channel
@@ -97,6 +97,8 @@ class _Reader:
         command_line = self._command_line()
         if command_line is None and image is not None:
             command_line = image.command_line
+        vcpus = self._number("vcpus", 0, _INT_MAX) or 1  # xl takes 0 for 1
+        max_vcpus = self._number("maxvcpus", 1, _INT_MAX)
         given = {
             "kernel": kernel,
             "ramdisk": ramdisk,
@@ -105,10 +107,12 @@ class _Reader:
             "uuid": self._uuid(),
             "memory_mib": self._number("memory", 1, _MIB_MAX),
             "max_memory_mib": self._number("maxmem", 1, _MIB_MAX),
-            "vcpus": self._number("vcpus", 0, _INT_MAX),
-            "max_vcpus": self._number("maxvcpus", 1, _INT_MAX),
-            "weight": self._number("cpu_weight", 1, 65535),
+            "vcpus": vcpus,
+            "max_vcpus": max_vcpus,
+            "weight": self._number("cpu_weight", 1, MAX_WEIGHT),
             "cap": self._number("cap", 0, _INT_MAX),
+            "hard_affinity": self._affinity("cpus", max_vcpus or vcpus),
+            "soft_affinity": self._affinity("cpus_soft", max_vcpus or vcpus),
             "cpuid": self._cpuid(),
             "disks": self._items("disk", parse_disk),
             "nics": self._items("vif", parse_nic),
@@ -134,7 +138,6 @@ class _Reader:
 
     def _build(self, given: dict[str, Any]) -> DomainConfig:
         values = {name: value for name, value in given.items() if value is not None}
-        values["vcpus"] = values.get("vcpus") or 1  # xl takes 0 for 1
         for top, start in (("max_memory_mib", "memory_mib"), ("max_vcpus", "vcpus")):
             if top in values and values[top] == values.get(start):
                 del values[top]
@@ -230,6 +233,20 @@ class _Reader:
         if self._text(option) == "soft-reset":
             raise self._fail(option, "soft-reset: pyxen cannot do this")
         return self._one_of(option, ACTIONS)
+
+    def _affinity(self, option: str, vcpus: int) -> tuple[int, ...] | None:
+        """A mask for each vCPU; a single string is for all of them."""
+        texts = [item.text for item in self._texts(option, single=True)]
+        if not texts:
+            return None
+        from pyxen.toolstack.config.cpulist import parse_cpus
+
+        try:
+            masks = tuple(parse_cpus(text) for text in texts)
+        except PyxenError as error:
+            raise self._fail(option, str(error)) from None
+        whole = isinstance(self._settings[option].value, Text)
+        return masks * vcpus if whole else masks
 
     def _cpuid(self) -> dict[Place, str] | None:
         if "cpuid" not in self._settings:

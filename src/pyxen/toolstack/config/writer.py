@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from pyxen.backends.console.buffer import DEFAULT_LIMIT
+from pyxen.toolstack.config.cpulist import format_cpus
 from pyxen.toolstack.config.domain import DomainConfig
 from pyxen.toolstack.config.syntax import format_setting
 from pyxen.toolstack.devices.channel import OVERFLOWS, ChannelConfig
@@ -38,6 +39,8 @@ def format_config(config: DomainConfig) -> str:
         "maxvcpus": config.max_vcpus,
         "cpu_weight": config.weight,
         "cap": config.cap,
+        "cpus": [format_cpus(mask) for mask in config.hard_affinity] or None,
+        "cpus_soft": [format_cpus(mask) for mask in config.soft_affinity] or None,
         "cpuid": format_cpuid(config.cpuid) or None,
         "disk": [format_disk(disk) for disk in config.disks] or None,
         "vif": [format_nic(nic) for nic in config.nics] or None,

@@ -31,19 +31,23 @@ class Done:
 
 @dataclass(frozen=True)
 class VcpuInfo:
-    """A vCPU. ``cpu_ns`` is how long it has run."""
+    """A vCPU. ``cpu_ns`` is how long it has run, ``cpu`` the host's processor on which it did last;
+    the affinities are masks of those, 0 for all."""
 
     index: int
     online: bool
     running: bool
     blocked: bool
     cpu_ns: int
+    cpu: int = 0
+    hard_affinity: int = 0
+    soft_affinity: int = 0
 
 
 @dataclass(frozen=True)
 class DomainInfo:
     """A domain as ``xl list`` knows it. ``shutdown_reason`` is empty until it has shut down;
-    ``started`` is seconds since 1970."""
+    ``started`` is seconds since 1970. ``weight`` and ``cap`` are those of the scheduler."""
 
     domid: int
     name: str
@@ -55,6 +59,8 @@ class DomainInfo:
     paused: bool
     shutdown_reason: str
     vcpus: tuple[VcpuInfo, ...]
+    weight: int = 256
+    cap: int = 0
 
     @property
     def online(self) -> int:
@@ -208,6 +214,27 @@ class SetVcpus(Request[Done]):
     """So many vCPUs are to be online; the guest does it when it likes."""
 
     count: int
+    answer = Done
+
+
+@dataclass(frozen=True)
+class SetScheduling(Request[Done]):
+    """The share of the host's processors, and what of one may be used at most, in percent (0: all).
+    None leaves it as it is."""
+
+    weight: int | None = None
+    cap: int | None = None
+    answer = Done
+
+
+@dataclass(frozen=True)
+class SetAffinity(Request[Done]):
+    """The host's processors on which a vCPU may run, and those that it prefers, as masks (0: all);
+    None leaves it as it is, and is all vCPUs."""
+
+    vcpu: int | None
+    hard: int | None = None
+    soft: int | None = None
     answer = Done
 
 

@@ -26,7 +26,9 @@ from uuid import uuid4
 from pyxen.builder.image import KernelImage, load_kernel
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
+from pyxen.hypervisor.run_queue import ALL, RunQueue
 from pyxen.toolstack.config import DomainConfig, to_json
+from pyxen.toolstack.config.cpulist import format_cpus
 from pyxen.toolstack.console_log import ConsoleLogConfig
 from pyxen.toolstack.console_server import ConsoleServer
 from pyxen.toolstack.control.messages import Event
@@ -75,6 +77,7 @@ class DomainProcess:
         self.shutdown_reason = ""
         self.destroying = False
         self.membership: Membership
+        self._run_queue: RunQueue
         self._report = report
         self._paused = paused
         self._restarted = restarted
@@ -112,6 +115,7 @@ class DomainProcess:
             )
             log_file = stack.enter_context(closing((self.config.console_log or default).open()))
             server = stack.enter_context(ConsoleServer(folder / "console.sock"))
+            stack.enter_context(self._sharing(host, folder))
             requests = Requests(self)
             control = stack.enter_context(
                 ControlServer(folder / "control.sock", host.io.loop, requests.handle)
@@ -137,6 +141,7 @@ class DomainProcess:
             self._restarted = time.monotonic()
             self.shutdown_reason = ""
             new = self.membership.renumber(time.time())
+            self._run_queue.renumber(new)
             self._tell(Event("restarted", new))
             log.info("domain %d goes on as %d", domid, new)
 
@@ -157,6 +162,8 @@ class DomainProcess:
         self.running = running
         domain = running.domain
         self._stop = lambda: domain.post(lambda: domain.stop(DESTROYED))
+        domain.scheduler.share(self._run_queue)
+        self.schedule(domain)
         if self._paused:
             self._paused = False
             domain.pause()
@@ -236,6 +243,56 @@ class DomainProcess:
         self.config = config
         self.membership.save_config(to_json(config))
 
+    # The processors of the host
+
+    @contextmanager
+    def _sharing(self, host: Host, folder: Path) -> Iterator[None]:
+        """Share the host's processors with other domains."""
+        run_folder, loop = self.membership.folder.parents[1], host.io.loop
+        try:
+            queue = RunQueue(
+                run_folder / "scheduler",
+                folder,
+                run_folder / "domains",
+                self.membership.record.domid,
+            )
+        except (OSError, TimeoutError) as error:
+            raise PyxenError(f"{run_folder}/scheduler: {error.strerror or error}") from None
+
+        def look() -> None:
+            queue.drain()
+            if self.running is not None:
+                self.running.domain.ring()
+
+        with closing(queue):
+            self._run_queue = queue
+            self.check_affinity(self.config)
+            host.io.call(lambda: loop.add_reader(queue, look))
+            try:
+                yield
+            finally:
+                host.io.call(lambda: loop.remove_reader(queue))
+
+    def check_affinity(self, config: DomainConfig) -> None:
+        """Raises PyxenError if a vCPU could run nowhere."""
+        for vcpu, mask in enumerate(config.hard_affinity):
+            if not self._run_queue.usable(mask):
+                cpus, usable = format_cpus(mask), format_cpus(self._run_queue.usable(ALL))
+                raise PyxenError(
+                    f"cpus: vCPU {vcpu} may run on {cpus}, and this process may use {usable}"
+                )
+
+    def schedule(self, domain: Domain) -> None:
+        """In the thread of the vCPUs: let the domain have the share of the processors that its
+        configuration says."""
+        config = self.config
+        self._run_queue.set_weight(config.weight)
+        domain.scheduler.set_cap(config.cap)
+        for vcpu in domain.vcpus:
+            vcpu.hard_affinity = _mask_for(vcpu.index, config.hard_affinity)
+            vcpu.soft_affinity = _mask_for(vcpu.index, config.soft_affinity)
+        domain.scheduler.affinity_changed()
+
     @contextmanager
     def _signals(self, host: Host) -> Iterator[None]:
         """SIGTERM destroys the domain; SIGHUP does nothing to it.
@@ -263,6 +320,10 @@ class DomainProcess:
             host.io.call(lambda: loop.remove_reader(reader))
             os.close(reader)
             os.close(writer)
+
+
+def _mask_for(vcpu: int, masks: tuple[int, ...]) -> int:
+    return masks[vcpu] if vcpu < len(masks) else ALL
 
 
 def _nothing(number: int, frame: Any) -> None:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pyxen.abi.vcpu import RUNSTATE_running
 from pyxen.errors import PyxenError
+from pyxen.hypervisor.run_queue import ALL
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.toolstack.config import to_json
+from pyxen.toolstack.config.domain import MAX_WEIGHT
 from pyxen.toolstack.config.reader import check_name
 from pyxen.toolstack.control import messages
 from pyxen.toolstack.control.messages import (
@@ -68,6 +70,8 @@ class Requests:
             messages.DumpCore: self._dump_core,
             messages.Rename: self._rename,
             messages.SetVcpus: self._set_vcpus,
+            messages.SetScheduling: self._set_scheduling,
+            messages.SetAffinity: self._set_affinity,
             messages.SetMemory: self._set_memory,
             messages.SetMaxMemory: self._set_max_memory,
             messages.AttachDisk: self._attach_disk,
@@ -112,7 +116,7 @@ class Requests:
             domain.memory.nr_pages * _KIB_PER_PAGE,
             domain.memory.max_pages * _KIB_PER_PAGE,
             domain.pause_count > 0,
-            tuple(_vcpu_info(vcpu, now) for vcpu in domain.vcpus),
+            tuple(_vcpu_info(vcpu, now, _last_processor()) for vcpu in domain.vcpus),
         )
 
     def _info(
@@ -130,6 +134,8 @@ class Requests:
             paused=paused,
             shutdown_reason=self._process.shutdown_reason,
             vcpus=vcpus,
+            weight=self._process.config.weight,
+            cap=self._process.config.cap,
         )
 
     async def _get_statistics(self, request: messages.GetStatistics) -> Figures:
@@ -217,6 +223,44 @@ class Requests:
                 _write(running, f"cpu/{index}/availability", state)
 
         await self._call(write)
+        return Done()
+
+    async def _set_scheduling(self, request: messages.SetScheduling) -> Done:
+        weight, cap = request.weight, request.cap
+        if weight is not None and not 1 <= weight <= MAX_WEIGHT:
+            raise PyxenError(f"weight: {weight} asked for, expected 1 to {MAX_WEIGHT}")
+
+        def change(running: RunningDomain) -> None:
+            limit = 100 * len(running.domain.vcpus)
+            if cap is not None and not 0 <= cap <= limit:
+                raise PyxenError(f"cap: {cap} asked for, expected 0 to {limit}")
+            config = self._process.config
+            config = replace(
+                config,
+                weight=config.weight if weight is None else weight,
+                cap=config.cap if cap is None else cap,
+            )
+            self._process.configure(config)
+            self._process.schedule(running.domain)
+
+        await self._call(change)
+        return Done()
+
+    async def _set_affinity(self, request: messages.SetAffinity) -> Done:
+        def change(running: RunningDomain) -> None:
+            vcpus = range(len(running.domain.vcpus))
+            if request.vcpu is not None and request.vcpu not in vcpus:
+                raise PyxenError(f"vcpu-pin: the domain has no vCPU {request.vcpu}")
+            config = self._process.config
+            hard, soft = config.hard_affinity, config.soft_affinity
+            for vcpu in vcpus if request.vcpu is None else (request.vcpu,):
+                hard, soft = _changed(hard, vcpu, request.hard), _changed(soft, vcpu, request.soft)
+            config = replace(config, hard_affinity=hard, soft_affinity=soft)
+            self._process.check_affinity(config)
+            self._process.configure(config)
+            self._process.schedule(running.domain)
+
+        await self._call(change)
         return Done()
 
     async def _set_memory(self, request: messages.SetMemory) -> Done:
@@ -326,12 +370,34 @@ async def _wait(future: Future[Result]) -> Result:
         raise PyxenError(f"xenstored: {error}") from None
 
 
-def _vcpu_info(vcpu: Vcpu, now: int) -> VcpuInfo:
+def _last_processor() -> int:
+    """On which of the host's processors the calling thread runs, or last did; proc(5)."""
+    return int(Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()[36])
+
+
+def _vcpu_info(vcpu: Vcpu, now: int, cpu: int) -> VcpuInfo:
     running = vcpu.runstate == RUNSTATE_running
     spent = vcpu.runstate_times[RUNSTATE_running]
     if running:
         spent += max(0, now - vcpu.runstate_since)
-    return VcpuInfo(vcpu.index, vcpu.up, running, vcpu.blocked, spent)
+    return VcpuInfo(
+        index=vcpu.index,
+        online=vcpu.up,
+        running=running,
+        blocked=vcpu.blocked,
+        cpu_ns=spent,
+        cpu=cpu,
+        hard_affinity=vcpu.hard_affinity,
+        soft_affinity=vcpu.soft_affinity,
+    )
+
+
+def _changed(masks: tuple[int, ...], vcpu: int, mask: int | None) -> tuple[int, ...]:
+    """The affinities with another one for this vCPU."""
+    if mask is None:
+        return masks
+    longer = masks + (ALL,) * (vcpu + 1 - len(masks))
+    return (*longer[:vcpu], mask, *longer[vcpu + 1 :])
 
 
 def _write(running: RunningDomain, node: str, value: str) -> None:
