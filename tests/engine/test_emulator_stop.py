@@ -141,7 +141,8 @@ unicorn = library.load()
 original = library._address_of(unicorn, library._EXIT_CHECK)
 path, base = library._mapping(original)
 tags, _ = library._read_headers(path, base)
-(slot,) = library._find_slots(base, tags, original - base, library._DT_JMPREL)
+value = original - base
+(slot,) = library._find_slots(tags, [value], library._DT_JMPREL)[value]
 ctypes.c_uint64.from_address(base + slot).value = original
 sys.path[:0] = sys.argv[1:]
 import test_emulator_stop as stop

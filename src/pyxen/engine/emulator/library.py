@@ -41,6 +41,7 @@ import functools
 import mmap
 import os
 import struct
+from collections.abc import Collection
 from typing import Any, Final
 
 from pyxen.engine.emulator import machine_code
@@ -59,8 +60,8 @@ _R_X86_64_GLOB_DAT: Final = 6
 _R_X86_64_JUMP_SLOT: Final = 7
 _DT_JMPREL, _DT_PLTRELSZ, _DT_SYMTAB, _DT_STRTAB = 23, 2, 6, 5
 _DT_RELA, _DT_RELASZ = 7, 8
-_RELOCATION: Final = struct.Struct("<QQq")
-_SYMBOL_SIZE: Final = 24
+_RELOCATION_WORDS: Final = 3  # offset, symbol and kind, addend
+_SYMBOL_WORDS: Final = 3  # name and kind, value, size
 _PT_DYNAMIC, _PT_GNU_RELRO = 2, 0x6474E552
 _READ, _WRITE = mmap.PROT_READ, mmap.PROT_WRITE
 
@@ -173,9 +174,11 @@ def _make_it_fit(library: ctypes.CDLL) -> None:
         (_CPUID, _DT_RELA, 2, machine_code.CPUID),
         *((name, _DT_RELA, 2, machine_code.PORT) for name in _PORT_HELPERS),
     ]
+    values = {name: _address_of(library, name) - base for name, *_ in changes}
+    tables = {table: _find_slots(tags, values.values(), table) for table in (_DT_JMPREL, _DT_RELA)}
     slots = []
     for name, table, expected, target in changes:
-        found = _find_slots(base, tags, _address_of(library, name) - base, table)
+        found = tables[table][values[name]]
         if len(found) != expected:
             raise PyxenError(
                 f"emulator: this build of unicorn has {len(found)} references to {name}, "
@@ -240,33 +243,36 @@ def _read_headers(path: str, base: int) -> tuple[dict[int, int], tuple[int, int]
     return tags, (address, length)
 
 
-def _find_slots(base: int, tags: dict[int, int], value: int, table: int) -> list[int]:
-    """Offsets of the words that the dynamic linker has filled with the address of a symbol."""
-    size = tags[_DT_PLTRELSZ if table == _DT_JMPREL else _DT_RELASZ]
-    relocations = ctypes.string_at(tags[table], size)
-    symbol = _symbol_number(tags, value)
+def _find_slots(tags: dict[int, int], values: Collection[int], table: int) -> dict[int, list[int]]:
+    """Offsets of the words that the dynamic linker has filled with the addresses of symbols, by the
+    symbols' values. All are looked for at once: there are tens of thousands of relocations."""
     kinds = (_R_X86_64_JUMP_SLOT,) if table == _DT_JMPREL else (_R_X86_64_64, _R_X86_64_GLOB_DAT)
-    slots = []
-    for kind in kinds:
-        wanted = struct.pack("<Q", symbol << 32 | kind)
-        position = relocations.find(wanted)
-        while position >= 0:
-            if position % _RELOCATION.size == 8:
-                slots.append(_RELOCATION.unpack_from(relocations, position - 8)[0])
-            position = relocations.find(wanted, position + 1)
+    numbers = _symbol_numbers(tags, values)
+    wanted = {number << 32 | kind: value for number, value in numbers.items() for kind in kinds}
+    relocations = _words(tags[table], tags[_DT_PLTRELSZ if table == _DT_JMPREL else _DT_RELASZ])
+    slots: dict[int, list[int]] = {value: [] for value in values}
+    for position, info in enumerate(relocations[1::_RELOCATION_WORDS].tolist()):
+        if info in wanted:
+            slots[wanted[info]].append(relocations[position * _RELOCATION_WORDS])
     return slots
 
 
-def _symbol_number(tags: dict[int, int], value: int) -> int:
-    """Number of the dynamic symbol with this value. The string table follows the symbols."""
-    symbols = ctypes.string_at(tags[_DT_SYMTAB], tags[_DT_STRTAB] - tags[_DT_SYMTAB])
-    wanted = struct.pack("<Q", value)
-    position = symbols.find(wanted)
-    while position >= 0:
-        if position % _SYMBOL_SIZE == 8:
-            return position // _SYMBOL_SIZE
-        position = symbols.find(wanted, position + 1)
-    raise PyxenError("emulator: unicorn's symbols are not where expected")
+def _symbol_numbers(tags: dict[int, int], values: Collection[int]) -> dict[int, int]:
+    """The values of dynamic symbols by the symbols' numbers. The string table follows them."""
+    symbols = _words(tags[_DT_SYMTAB], tags[_DT_STRTAB] - tags[_DT_SYMTAB])
+    wanted = frozenset(values)
+    found = {
+        number: value
+        for number, value in enumerate(symbols[1::_SYMBOL_WORDS].tolist())
+        if value in wanted
+    }
+    if wanted - set(found.values()):
+        raise PyxenError("emulator: unicorn's symbols are not where expected")
+    return found
+
+
+def _words(address: int, size: int) -> memoryview:
+    return memoryview((ctypes.c_uint64 * (size // 8)).from_address(address)).cast("B").cast("Q")
 
 
 def state_address(handle: int) -> tuple[int, int]:
