@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pyxen
-from pyxen.cli.main import main
+from pyxen.cli.main import VERBS, main
 
 PYXEN = (sys.executable, "-m", "pyxen")
 
@@ -36,6 +36,23 @@ def test_every_verb_explains_itself(
         main((*verb, "--help"))
     assert left.value.code == 0
     assert f"usage: pyxen {' '.join(verb)}" in capsys.readouterr().out
+
+
+def test_a_verb_has_its_name_from_its_module(capsys: pytest.CaptureFixture[str]) -> None:
+    # Of a verb that is called nothing but its own module is loaded.
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as left:
+            main((verb, "--help"))
+        assert left.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: pyxen {verb} ")
+
+
+def test_a_word_that_is_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("no-such", "missing", "main"):
+        with pytest.raises(SystemExit) as left:
+            main((word,))
+        assert left.value.code == 2
+        assert f"invalid choice: '{word}' (choose from 'run'" in capsys.readouterr().err
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -10,6 +10,7 @@ time is felt at every call.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -17,51 +18,18 @@ import sys
 from collections.abc import Sequence
 
 from pyxen import __version__
-from pyxen.cli import (
-    block_attach,
-    block_detach,
-    block_list,
-    console,
-    create,
-    destroy,
-    domid,
-    domname,
-    dump_core,
-    image,
-    info,
-    mem_max,
-    mem_set,
-    missing,
-    network_attach,
-    network_detach,
-    network_list,
-    pause,
-    reboot,
-    rename,
-    run,
-    sched_credit2,
-    shutdown,
-    sysrq,
-    trigger,
-    unpause,
-    uptime,
-    vcpu_list,
-    vcpu_pin,
-    vcpu_set,
-    xenstored,
-)
-from pyxen.cli import list as list_
 from pyxen.errors import PyxenError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VERBS = (
-    *(run, create, list_, console, shutdown, reboot, destroy, pause, unpause, rename),
-    *(uptime, domid, domname, sysrq, trigger, dump_core, vcpu_list, vcpu_set, vcpu_pin),
-    *(sched_credit2, mem_set, mem_max),
-    *(block_attach, block_detach, block_list, network_attach, network_detach, network_list),
-    *(image, info, xenstored, missing),
+    *("run", "create", "list", "console", "shutdown", "reboot", "destroy", "pause", "unpause"),
+    *("rename", "uptime", "domid", "domname", "sysrq", "trigger", "dump-core"),
+    *("vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
+    *("block-attach", "block-detach", "block-list"),
+    *("network-attach", "network-detach", "network-list"),
+    *("image", "info", "xenstored"),
 )
-"""In the order of the help."""
+"""In the order of the help. The module has the verb's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    parser = _parser(_needed(words))
+    arguments, rest = parser.parse_known_args(words)
     # argparse does not see words again that come behind an option.
     if rest and (not hasattr(arguments, "words") or any(word[0] == "-" for word in rest if word)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -107,7 +76,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _needed(words: Sequence[str]) -> Sequence[str]:
+    """The verb that is called, as to declare all of them takes longer than most verbs do; all for
+    the help, and for a word that is no verb."""
+    called = next((word for word in words if not word.startswith("-")), "")
+    return (called,) if called in VERBS else (*VERBS, "missing")
+
+
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyxen",
         description="Run unmodified Xen guests without the Xen hypervisor.",
@@ -126,8 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what to report on standard error (default: %(default)s)",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in VERBS:
-        verb.add_parser(verbs, common)
+    for name in names:
+        module = importlib.import_module(f"pyxen.cli.{name.replace('-', '_')}")
+        module.add_parser(verbs, common)
     return parser
 
 
