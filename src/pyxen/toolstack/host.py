@@ -16,7 +16,6 @@ from pyxen.hypervisor.grant_access import GrantAccess
 from pyxen.toolstack.devices.live import Devices
 from pyxen.toolstack.domain_store import DomainNodes
 from pyxen.toolstack.running import RunningDomain
-from pyxen.toolstack.store import EmbeddedStore
 from pyxen.toolstack.threads import Deadline, IoThread
 from pyxen.xenstore.watching import WatchingClient
 
@@ -44,6 +43,8 @@ class Store(Protocol):
 
 
 def _embedded(io: IoThread) -> Store:
+    from pyxen.toolstack.store import EmbeddedStore  # with a server, that few need
+
     return EmbeddedStore()
 
 

@@ -8,17 +8,23 @@ in this process. ``Client`` and ``AsyncClient`` use it from other processes; ``S
 ``GuestConnection`` are for a process in which a domain lives.
 """
 
-from pyxen.xenstore.async_client import AsyncClient
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from pyxen.xenstore.client import Client
-from pyxen.xenstore.daemon import Xenstored
 from pyxen.xenstore.error import StoreError, StoreGone
 from pyxen.xenstore.guest_connection import GuestConnection
-from pyxen.xenstore.local import LocalClient
 from pyxen.xenstore.quotas import Quotas
 from pyxen.xenstore.ring import GuestRing
-from pyxen.xenstore.server import SocketServer
 from pyxen.xenstore.socket_store import SocketStore
 from pyxen.xenstore.start import ensure_xenstored
+
+if TYPE_CHECKING:
+    from pyxen.xenstore.async_client import AsyncClient
+    from pyxen.xenstore.daemon import Xenstored
+    from pyxen.xenstore.local import LocalClient
+    from pyxen.xenstore.server import SocketServer
 
 __all__ = [
     "AsyncClient",
@@ -34,3 +40,19 @@ __all__ = [
     "Xenstored",
     "ensure_xenstored",
 ]
+
+_LATER = {
+    "AsyncClient": "async_client",
+    "LocalClient": "local",
+    "SocketServer": "server",
+    "Xenstored": "daemon",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the server when it is first used: processes of domains have none."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'pyxen.xenstore' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"pyxen.xenstore.{_LATER[name]}"), name)
