@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A kernel that ends as its command line says, at once, or lives on: with "ticks" it prints the time
- * every 20 ms, with "busy" it computes, and else it sleeps. */
+ * every 20 ms, with "busy" it computes, with "echo" it repeats each line that is typed on its console
+ * and ends as that says, and else it sleeps. */
 
 #include "runtime.h"
+#include <xen/io/console.h>
 
-static bool is_asked(const char *word)
+static bool has_word(const char *text, const char *word)
 {
-    for (const char *at = (const char *)start_info->cmd_line; *at; at++) {
+    for (const char *at = text; *at; at++) {
         size_t length = 0;
 
         while (word[length] && at[length] == word[length])
@@ -33,20 +35,67 @@ static void tick(void)
     }
 }
 
+static void end_as_asked(const char *text)
+{
+    if (has_word(text, "poweroff"))
+        shutdown(SHUTDOWN_poweroff);
+    if (has_word(text, "reboot"))
+        shutdown(SHUTDOWN_reboot);
+    if (has_word(text, "crash"))
+        shutdown(SHUTDOWN_crash);
+    if (has_word(text, "watchdog"))
+        shutdown(SHUTDOWN_watchdog);
+}
+
+static char read_console(void)
+{
+    volatile struct xencons_interface *ring = mfn_to_virt(start_info->console.domU.mfn);
+    evtchn_send_t event = {.port = start_info->console.domU.evtchn};
+    char c;
+
+    mask_events(); /* an event between the look and the sleep ends the sleep */
+    while (ring->in_cons == ring->in_prod) {
+        hypercall(sched_op, SCHEDOP_block, NULL);
+        mask_events();
+    }
+    c = ring->in[MASK_XENCONS_IDX(ring->in_cons, ring->in)];
+    ring->in_cons++;
+    hypercall(event_channel_op, EVTCHNOP_send, &event); /* there is room again */
+    return c;
+}
+
+static void echo(void)
+{
+    char line[128];
+    size_t length = 0;
+
+    shared_info->evtchn_mask[0] &= ~(1ul << start_info->console.domU.evtchn);
+    for (;;) {
+        char c = read_console();
+
+        if (c != '\n') {
+            if (length < sizeof(line) - 1)
+                line[length++] = c;
+            continue;
+        }
+        line[length] = 0;
+        length = 0;
+        printk("heard: %s\n", line);
+        end_as_asked(line);
+    }
+}
+
 void kernel_main(void)
 {
-    printk("begun: %s\n", (const char *)start_info->cmd_line);
-    if (is_asked("poweroff"))
-        shutdown(SHUTDOWN_poweroff);
-    if (is_asked("reboot"))
-        shutdown(SHUTDOWN_reboot);
-    if (is_asked("crash"))
-        shutdown(SHUTDOWN_crash);
-    if (is_asked("watchdog"))
-        shutdown(SHUTDOWN_watchdog);
-    if (is_asked("ticks"))
+    const char *words = (const char *)start_info->cmd_line;
+
+    printk("begun: %s\n", words);
+    end_as_asked(words);
+    if (has_word(words, "echo"))
+        echo();
+    if (has_word(words, "ticks"))
         tick();
-    while (is_asked("busy"))
+    while (has_word(words, "busy"))
         asm volatile("" ::: "memory");
     for (;;)
         hypercall(sched_op, SCHEDOP_block, NULL);

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from pyxen.toolstack.registry import Registry
+from pyxen.xenstore import Client, StoreError
 
 PATIENCE: Final = 60.0
 """Far above what is needed: a busy machine must not fail a test."""
@@ -104,6 +105,17 @@ class Machine:
                     found.append(int(folder.name))
         return found
 
+    def store_nodes(self) -> list[str]:
+        """What the store has of domains but domain 0; nothing if it has ended."""
+        try:
+            with Client(self.run / "xenstored.sock", timeout=PATIENCE) as store:
+                nodes = []
+                for place in (*("/local/domain", "/vm", "/libxl"), *_backend_places(store)):
+                    nodes += [f"{place}/{name}" for name in _directory(store, place) if name != "0"]
+                return nodes
+        except OSError:
+            return []
+
     def leaks(self) -> list[str]:
         """What is left when all domains have gone, besides the store, which ends later."""
         left = [str(path.relative_to(self.run)) for path in (self.run / "domains").rglob("*")]
@@ -112,3 +124,20 @@ class Machine:
             if "xenstored" not in command:
                 left.append(command)
         return left
+
+
+def _directory(store: Client, path: str) -> list[str]:
+    try:
+        return store.directory(path)
+    except StoreError:
+        return []
+
+
+def _backend_places(store: Client) -> list[str]:
+    """Where back ends of domains have their nodes, and their errors."""
+    base = "/local/domain/0"
+    return [
+        f"{base}/{place}/{kind}"
+        for place in ("backend", "error/backend")
+        for kind in _directory(store, f"{base}/{place}")
+    ]
