@@ -134,6 +134,58 @@ def test_a_killed_process_is_found_and_tidied(run: Registry) -> None:
     member.leave()
 
 
+KILLED_AT_EACH_MOMENT = """
+import os, signal, sys
+from itertools import count
+from pathlib import Path
+from pyxen.toolstack.registry import Record, Registry
+
+run = Registry(Path(sys.argv[1]))
+CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+
+def live():
+    member = run.add(lambda domid: Record(domid, "web", "", os.getpid(), 0.0, "/log", 64, 1), {})
+    member.save_config({"a": 1})
+    member.renumber(2.0)
+    member.rename("www")
+    member.leave()
+
+def die_at(moment):
+    moments = count()
+    def hook(event, arguments):
+        if event in CHANGES and next(moments) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+
+for moment in count():
+    child = os.fork()
+    if not child:
+        die_at(moment)
+        live()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    run.tidy()
+    print(moment, sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*")))
+    if not status:
+        break
+"""
+
+
+def test_a_process_that_is_killed_at_any_moment_leaves_nothing(run: Registry) -> None:
+    add(run).leave()
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_EACH_MOMENT, str(run.folder)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    kept = "['boot-id', 'domains', 'domains.lock', 'next-domid']"
+    assert [line for line in lines if not line.endswith(kept)] == []
+    assert len(lines) > 30
+
+
 def test_what_a_reboot_has_left_is_removed(run: Registry) -> None:
     add(run)  # whose lock is still held: the file of another boot says nothing
     (run.folder / "boot-id").write_text("another")

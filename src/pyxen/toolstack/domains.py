@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -180,7 +180,8 @@ def destroy(qualifier: str) -> None:
         except ControlError:
             pass
         if not _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS) and entry.record.pid:
-            os.kill(entry.record.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(entry.record.pid, signal.SIGKILL)
             _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS)
     registry.tidy()
 

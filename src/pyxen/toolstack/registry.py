@@ -17,7 +17,8 @@ the host, which the kernel's boot id tells, nothing of all this is true, and it 
 
 Numbers ascend, as Xen's do, and come again only when all have been used. Whoever makes, renames or
 removes a folder holds ``domains.lock``; who only looks needs nothing, as a folder appears and
-vanishes whole, by a rename.
+vanishes whole, by a rename. What was not finished when its process was killed has a fixed name, and
+goes with the next change.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ FIRST_DOMAIN: Final = 1
 LAST_DOMAIN: Final = 0x7FEF
 """Xen's DOMID_FIRST_RESERVED is the next."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_COMES: Final = ".new"
+_GOES: Final = ".gone"
+"""Folders of a domain that is being made, or removed, by the holder of the lock."""
+_FILE_COMES: Final = ".new-"
 
 
 @dataclass(frozen=True)
@@ -122,9 +127,19 @@ class Registry:
             if not self._is_of_this_boot():
                 shutil.rmtree(self._domains, ignore_errors=True)
                 (self.folder / "next-domid").unlink(missing_ok=True)
-            _write(self.folder / "boot-id", _boot_id())
             self._domains.mkdir(mode=0o700, exist_ok=True)
+            for leftover in self._leftovers():
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink()
+            _write(self.folder / "boot-id", _boot_id())
             yield
+
+    def _leftovers(self) -> list[Path]:
+        """What the holder of the lock works at; to him, what others have left."""
+        folders = [self._domains / name for name in (_COMES, _GOES)]
+        return [path for path in (*folders, *self.folder.glob(f"{_FILE_COMES}*")) if path.exists()]
 
     def add(self, make: Callable[[int], Record], config: Any) -> Membership:
         """Give a number to a new domain, whose process this is, and make its folder.
@@ -134,7 +149,7 @@ class Registry:
         with _told(self.folder), self._locked():
             record = make(self._next_number())
             self._check_name(record.name)
-            folder = self._domains / f".new-{os.getpid()}"
+            folder = self._domains / _COMES
             folder.mkdir(mode=0o700)
             try:
                 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -172,16 +187,19 @@ class Registry:
 
     def tidy(self) -> list[Entry]:
         """Take away what dead domains have left. Returns them, to be told of."""
-        if not any(not entry.alive for entry in self.entries()):
+        if all(entry.alive for entry in self.entries()) and not self._leftovers():
             return []
         with _told(self.folder), self._locked():
             dead = [entry for entry in self.entries() if not entry.alive]
             for entry in dead:
-                shutil.rmtree(entry.folder, ignore_errors=True)
-            for folder in self._domains.glob(".new-*"):
-                if not Path(f"/proc/{folder.name.removeprefix('.new-')}").exists():
-                    shutil.rmtree(folder, ignore_errors=True)
+                self._remove(entry.folder)
         return dead
+
+    def _remove(self, folder: Path) -> None:
+        """At once, for those who look."""
+        gone = self._domains / _GOES
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 class Membership:
@@ -224,9 +242,7 @@ class Membership:
     def leave(self) -> None:
         """The domain is no more."""
         with self._registry._locked():
-            gone = self._registry._domains / f".gone-{os.getpid()}"
-            self.folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            self._registry._remove(self.folder)
         os.close(self._lock)
 
 
@@ -263,7 +279,7 @@ def holds_lock(path: Path) -> bool:
 
 def _write(path: Path, text: str) -> None:
     """The file has the old content or the new, at any moment."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new = path.with_name(f"{_FILE_COMES}{path.name}")
     try:
         new.write_text(text)
         new.replace(path)

@@ -2,9 +2,10 @@
 """Images in other formats than raw: QEMU's storage daemon understands them, and we use it by NBD.
 
 Each such disk has a ``qemu-storage-daemon`` of its own, which opens the image and serves it on a
-unix socket in a folder that only the user can enter; the socket is passed to it, so that it can be
-connected to from the first moment. It is ended with the disk, and by the kernel when pyxen is
-killed. It locks its image, as we do.
+unix socket; the socket is passed to it, so that it can be connected to from the first moment. The
+socket's file is removed before, as a pyxen that is killed could not, and we connect by a descriptor
+of it. The daemon is ended with the disk, and by the kernel when pyxen is killed. It locks its
+image, as we do.
 """
 
 from __future__ import annotations
@@ -60,11 +61,9 @@ class StorageDaemonImage(NbdImage):
             )
         node = _node(path, image_format, readonly, direct)
         self._process: subprocess.Popen[bytes] | None = None
-        with tempfile.TemporaryDirectory(prefix="pyxen-disk-") as folder:
-            address = f"{folder}/nbd"
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                listener.bind(address)
-                listener.listen(8)
+        listener, place = _listen()
+        try:
+            with listener:
                 export = f"type=nbd,id={_EXPORT},node-name=disk,name={_EXPORT}"
                 export += f",writable={'off' if readonly else 'on'}"
                 export += f",writethrough={'on' if writethrough else 'off'}"
@@ -77,18 +76,19 @@ class StorageDaemonImage(NbdImage):
                     stderr=subprocess.PIPE,
                     pass_fds=(listener.fileno(),),
                 )
-            try:
-                super().__init__(
-                    address,
-                    _EXPORT,
-                    str(path),
-                    readonly=readonly,
-                    sector_size=sector_size,
-                    discards=discards,
-                    writethrough=writethrough,
-                )
-            except PyxenError as error:
-                raise PyxenError(f"{path}: {self._reason() or error}") from None
+            super().__init__(
+                f"/proc/self/fd/{place}",
+                _EXPORT,
+                str(path),
+                readonly=readonly,
+                sector_size=sector_size,
+                discards=discards,
+                writethrough=writethrough,
+            )
+        except PyxenError as error:
+            raise PyxenError(f"{path}: {self._reason() or error}") from None
+        finally:
+            os.close(place)
 
     def _reason(self) -> str:
         """What the daemon has said, on one line."""
@@ -110,6 +110,16 @@ class StorageDaemonImage(NbdImage):
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+
+
+def _listen() -> tuple[socket.socket, int]:
+    """A socket that listens, and a descriptor of its file, which has no name any more."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with tempfile.TemporaryDirectory(prefix="pyxen-disk-") as folder:
+        address = f"{folder}/nbd"
+        listener.bind(address)
+        listener.listen(8)
+        return listener, os.open(address, os.O_PATH | os.O_CLOEXEC)
 
 
 def _node(path: Path, image_format: str, readonly: bool, direct: bool) -> dict[str, object]:
