@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from block_front_end import PAGE, FrontEnd, image_file
@@ -73,6 +75,27 @@ def test_formats(tmp_path: Path, image_format: str) -> None:
         assert read == expected[96 * 512 : 96 * 512 + 32 * PAGE]
         front.end()
     assert content(path, image_format)[:SIZE] == expected
+
+
+@needs_qemu
+def test_no_file_is_there_when_the_daemon_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who is killed meanwhile would leave it.
+    path = make(tmp_path, "qcow2")
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    start = subprocess.Popen
+    there = []
+
+    def look(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        there.append(list(folder.iterdir()))
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", look)
+    StorageDaemonImage(path, "qcow2").close()
+    assert there == [[]]
 
 
 @needs_qemu

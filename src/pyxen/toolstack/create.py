@@ -21,8 +21,8 @@ from pyxen.errors import PyxenError
 from pyxen.toolstack.config import DomainConfig, to_json
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig, stable_mac
+from pyxen.toolstack.domains import tidy
 from pyxen.toolstack.folders import log_folder, make_private
-from pyxen.toolstack.registry import Registry
 
 log = logging.getLogger("pyxen")
 
@@ -34,7 +34,7 @@ _CHUNK: Final = 64 * 1024
 def create(config: DomainConfig, *, paused: bool = False) -> int:
     """Start a domain; returns its number when it is about to run. Raises PyxenError."""
     config = complete(config)
-    for entry in Registry().tidy():
+    for entry in tidy():
         log.warning("%s; what it has left is removed", entry.reason)
     check_host_memory(config.memory_mib)
     return spawn(config, paused=paused)

@@ -29,7 +29,7 @@ from pyxen.toolstack.control.messages import (
     Subscribe,
     VcpuInfo,
 )
-from pyxen.toolstack.folders import make_private, run_folder
+from pyxen.toolstack.folders import make_private, run_folder, switches_folder
 from pyxen.toolstack.registry import Entry, Registry, holds_lock
 
 DOMAIN_0: Final = "Domain-0"
@@ -183,7 +183,19 @@ def destroy(qualifier: str) -> None:
             with suppress(ProcessLookupError):
                 os.kill(entry.record.pid, signal.SIGKILL)
             _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS)
-    registry.tidy()
+    tidy()
+
+
+def tidy() -> list[Entry]:
+    """Take away what dead domains have left: their folders, and their ports on switches. Returns
+    them, to be told of. Raises PyxenError."""
+    dead = Registry().tidy()
+    if dead and switches_folder().exists():
+        from pyxen.backends.net.links.switch import remove_leftovers  # slow to load
+
+        for folder in switches_folder().iterdir():
+            remove_leftovers(folder)
+    return dead
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:

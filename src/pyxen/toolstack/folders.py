@@ -27,6 +27,11 @@ def run_folder() -> Path:
     return Path(f"/tmp/pyxen-{os.geteuid()}")
 
 
+def switches_folder() -> Path:
+    """Where the networks of ``switch=NAME`` are, a folder each."""
+    return run_folder() / "switches"
+
+
 def log_folder() -> Path:
     """``/var/log/pyxen`` for root, else ``pyxen`` in ``$XDG_STATE_HOME``."""
     if os.geteuid() == 0 and "XDG_STATE_HOME" not in os.environ:

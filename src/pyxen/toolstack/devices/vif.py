@@ -13,7 +13,7 @@ from pyxen.backends.doors import Doors
 from pyxen.backends.net import Link, NetBackend
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices.nic import NicConfig
-from pyxen.toolstack.folders import make_private, run_folder
+from pyxen.toolstack.folders import make_private, run_folder, switches_folder
 
 _MICROSECONDS: Final = 1e-6
 
@@ -77,9 +77,8 @@ def _switch(doors: Doors, config: NicConfig) -> Link:
     name = config.peer
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise PyxenError(f"net: {name!r} is no name for a switch")
-    folder = make_private(run_folder())
-    for part in ("switches", name):
-        folder = make_private(folder / part)
+    for folder in (run_folder(), switches_folder(), switches_folder() / name):
+        make_private(folder)
     return SwitchLink(doors, folder)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyxen.backends.net.link import GSO_TCPV4, Frame
-from pyxen.backends.net.links import stream
+from pyxen.backends.net.links import stream, switch
 from pyxen.backends.net.links.switch import SwitchLink
 from pyxen.testing.fake_doors import FakeDoors
 
@@ -167,8 +167,9 @@ def test_a_closed_port_gets_nothing(make: MakePort, fake: FakeDoors) -> None:
     assert two.got == []
 
 
+@pytest.mark.parametrize("by", ("the next one", "the tools"))
 def test_the_file_of_a_process_that_was_killed_is_removed(
-    make: MakePort, fake: FakeDoors, tmp_path: Path
+    make: MakePort, fake: FakeDoors, tmp_path: Path, by: str
 ) -> None:
     one = make()
     program = (
@@ -193,8 +194,13 @@ def test_the_file_of_a_process_that_was_killed_is_removed(
         child.kill()
     fake.run(until=lambda: _peers(one) == 0)
     assert len(_files(tmp_path)) == 2
-    make()
-    assert len(_files(tmp_path)) == 2
+    if by == "the next one":
+        make()
+        assert len(_files(tmp_path)) == 2
+    else:
+        switch.remove_leftovers(tmp_path / "lan")
+        assert len(_files(tmp_path)) == 1
+        fake.run(until=lambda: _peers(one) == 0)
 
 
 def test_a_long_path(fake: FakeDoors, tmp_path: Path) -> None:

@@ -74,39 +74,11 @@ class SwitchLink:
 
     def _join(self) -> list[socket.socket]:
         """Make our port, and connect to the others."""
-        peers = []
-        with self._locked():
-            others = [name for name in os.listdir(self._folder) if name.startswith(_PORT)]
-            self._listener.bind(self._address(self._port))
+        with _locked(self._folder):
+            others = _ports(self._folder)
+            self._listener.bind(_address(self._folder, self._port))
             self._listener.listen(_BACKLOG)
-            for name in others:
-                sock = socket.socket(socket.AF_UNIX)
-                sock.setblocking(False)
-                try:
-                    sock.connect(self._address(name))
-                except ConnectionRefusedError:
-                    sock.close()
-                    os.unlink(name, dir_fd=self._folder)
-                except OSError as error:
-                    sock.close()
-                    log.warning("net: switch: port %s does not answer: %s", name, error.strerror)
-                else:
-                    peers.append(sock)
-        return peers
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        lock = os.open(_LOCK, flags, 0o600, dir_fd=self._folder)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-    def _address(self, name: str) -> str:
-        """A path for a socket, however long that of the folder is."""
-        return f"/proc/self/fd/{self._folder}/{name}"
+            return [sock for name in others if (sock := _connect(self._folder, name)) is not None]
 
     # Link
 
@@ -199,3 +171,57 @@ class SwitchLink:
     def _go_on(self) -> None:
         for peer in self._peers:
             peer.resume_reading()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the ports of those who were killed, as whoever joins the network next would do, too.
+    Raises PyxenError."""
+    try:
+        fd = os.open(folder, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with _locked(fd):
+                for name in _ports(fd):
+                    sock = _connect(fd, name)
+                    if sock is not None:
+                        sock.close()
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise PyxenError(f"net: switch {folder}: {error.strerror}") from None
+
+
+@contextmanager
+def _locked(folder: int) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    lock = os.open(_LOCK, flags, 0o600, dir_fd=folder)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _ports(folder: int) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith(_PORT)]
+
+
+def _address(folder: int, name: str) -> str:
+    """A path for a socket, however long that of the folder is."""
+    return f"/proc/self/fd/{folder}/{name}"
+
+
+def _connect(folder: int, name: str) -> socket.socket | None:
+    """Connect to a port. None if it does not answer; if nobody listens there, it is removed."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    try:
+        sock.connect(_address(folder, name))
+    except ConnectionRefusedError:
+        sock.close()
+        os.unlink(name, dir_fd=folder)
+    except OSError as error:
+        sock.close()
+        log.warning("net: switch: port %s does not answer: %s", name, error.strerror)
+    else:
+        return sock
+    return None
