@@ -234,6 +234,29 @@ def test_looking_is_possible_at_any_moment(run: Registry) -> None:
     assert len(run.entries()) == 10
 
 
+def _renumber(folder: Path, times: int) -> None:
+    member = add(Registry(folder), "web")
+    for _ in range(times):
+        member.renumber(2.0)
+    member.leave()
+
+
+def test_a_domain_is_found_while_it_begins_anew(run: Registry) -> None:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_renumber, args=(run.folder, 500))
+    process.start()
+    deadline = time.monotonic() + PATIENCE
+    while not run.entries():
+        assert time.monotonic() < deadline
+    looks = []
+    while process.is_alive():
+        looks.append(len(run.entries()))
+    process.join(PATIENCE)
+    # It was there at each look, until it left.
+    assert looks == sorted(looks, reverse=True)
+    assert looks[0] == 1
+
+
 def test_a_full_disk_leaves_nothing(run: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     add(run, "other").leave()
 

@@ -28,7 +28,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -93,13 +93,19 @@ class Registry:
         make_private(self.folder)
         if not self._is_of_this_boot():
             return []
-        entries = []
-        with suppress(FileNotFoundError):
-            for folder in self._domains.iterdir():
-                entry = _read_entry(folder)
-                if entry is not None:
-                    entries.append(entry)
-        return sorted(entries, key=lambda entry: entry.record.domid)
+        while True:
+            folders = self._folders()
+            found = [_read_entry(folder) for folder in folders]
+            # One that has vanished may have another number now.
+            if None not in found or all(folder.exists() for folder in folders):
+                entries = [entry for entry in found if entry is not None]
+                return sorted(entries, key=lambda entry: entry.record.domid)
+
+    def _folders(self) -> list[Path]:
+        try:
+            return [folder for folder in self._domains.iterdir() if folder.name.isdigit()]
+        except FileNotFoundError:
+            return []
 
     def find(self, qualifier: str) -> Entry:
         """By number, if it is one, or by name. Raises PyxenError, in xl's words."""
@@ -247,9 +253,7 @@ class Membership:
 
 
 def _read_entry(folder: Path) -> Entry | None:
-    """None for a folder that is being made or has just gone."""
-    if not folder.name.isdigit():
-        return None
+    """None for a folder that has just gone."""
     try:
         alive = holds_lock(folder / "lock")
         record = Record(**json.loads((folder / "state.json").read_bytes()))
