@@ -62,6 +62,18 @@ def test_how_it_ends(kernel: Path, reason: str) -> None:
             domain.console.expect("no such thing")
 
 
+def test_a_domain_that_has_rebooted_ends_with_its_context(kernel: Path) -> None:
+    with Domain(kernel=kernel, memory=8, extra="echo") as domain:
+        first = domain.domid
+        for lives in (1, 2):
+            domain.console.expect("begun: echo")
+            if lives == 1:
+                domain.console.send("reboot\n")
+        (entry,) = Registry().entries()
+        assert entry.record.domid > first
+    assert Registry().entries() == []
+
+
 def test_what_is_not_over_in_time(kernel: Path) -> None:
     with Domain(kernel=kernel, memory=8) as domain:
         with pytest.raises(PyxenError, match=r"no shutdown within 0.05 s"):

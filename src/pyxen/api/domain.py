@@ -67,6 +67,7 @@ class Domain:
         self._events: ControlClient | None = None
         self._console: Console | None = None
         self._reason = ""
+        self._uuid = ""
         self.domid = -1
 
     # Its life
@@ -84,7 +85,9 @@ class Domain:
     def start(self) -> None:
         """Create the domain; returns when it is about to run. Raises PyxenError."""
         assert self.config is not None, "a domain that runs already cannot be started"
-        domid = create.create(self.config, paused=True)
+        config = create.complete(self.config)
+        domid = create.create(config, paused=True)
+        self._uuid = config.uuid
         try:
             # The first byte, and a domain that ends at once, are not missed.
             self._connect(str(domid))
@@ -97,6 +100,7 @@ class Domain:
     def _connect(self, qualifier: str) -> None:
         entry = domains.find(qualifier)
         self.domid, self.name = entry.record.domid, entry.record.name
+        self._uuid = entry.record.uuid
         self._control = ControlClient(entry.folder, _ANSWER_SECONDS)
         self._events = ControlClient(entry.folder)
         self._events.ask(messages.Subscribe())
@@ -110,12 +114,10 @@ class Domain:
         self._control = self._events = None
 
     def destroy(self) -> None:
-        """End the domain, whatever it does; nothing happens if it has gone."""
-        try:
-            domains.destroy(str(self.domid))
-        except PyxenError:
-            if any(each.record.domid == self.domid for each in domains.living()):
-                raise
+        """End the domain, whatever it does and whatever its number is by now; nothing happens if it
+        has gone."""
+        if self._uuid:
+            domains.destroy_uuid(self._uuid)
 
     def pause(self) -> None:
         """Let none of its vCPUs run until ``unpause``."""

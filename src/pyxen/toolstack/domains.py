@@ -169,20 +169,29 @@ def configuration(info: DomainInfo) -> dict[str, Any]:
 
 
 def destroy(qualifier: str) -> None:
-    """End a domain, whatever it does; returns when it has gone."""
-    registry = Registry()
-    entry = registry.find(qualifier)
-    if entry.alive:
-        lock = entry.folder / "lock"
-        try:
-            with ControlClient(entry.folder, _LOOK_SECONDS) as client:
-                client.ask(Destroy())
-        except ControlError:
-            pass
+    """End a domain, whatever it does; returns when it has gone. PyxenError if there is none."""
+    end(Registry().find(qualifier))
+
+
+def destroy_uuid(uuid: str) -> None:
+    """The same with the domain of this UUID, however often it has begun anew. There may be none."""
+    while found := [entry for entry in Registry().entries() if entry.record.uuid == uuid]:
+        end(found[0])
+
+
+def end(entry: Entry) -> None:
+    """The same with one that was found."""
+    with suppress(FileNotFoundError), opened(entry.folder) as folder:  # where it is after a restart
+        lock = folder / "lock"
+        with suppress(ControlError), ControlClient(folder, _LOOK_SECONDS) as client:
+            client.ask(Destroy())
         if not _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS) and entry.record.pid:
             with suppress(ProcessLookupError):
                 os.kill(entry.record.pid, signal.SIGKILL)
-            _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS)
+            if not _wait(lambda: not holds_lock(lock), _DESTROY_SECONDS):
+                raise PyxenError(
+                    f"{entry.record.name}: its process {entry.record.pid} cannot be killed"
+                )
     tidy()
 
 
