@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from machine import Machine
 from pyxen.errors import PyxenError
+from pyxen.testing import kernels
 from pyxen.toolstack import images
 
 if TYPE_CHECKING:
@@ -76,6 +78,22 @@ def own_host() -> Iterator[None]:
         monkeypatch.setenv("PYXEN_RUN", f"{folder}/run")
         monkeypatch.setenv("XDG_STATE_HOME", f"{folder}/state")
         yield
+
+
+@pytest.fixture(scope="session")
+def lifecycle_kernel() -> Path:
+    """The kernel of guests/lifecycle, which does as its command line says."""
+    try:
+        return kernels.build_kernel(SOURCE.parent / "guests" / "lifecycle" / "lifecycle.c")
+    except kernels.BuildToolsMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def own_machine() -> Iterator[Machine]:
+    """A host of its own, on which commands make domains."""
+    with Machine() as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Machine
 
+from machine import Machine
 from pyxen.toolstack.control.client import opened
 from pyxen.toolstack.images import READY_MARKER, Image
 

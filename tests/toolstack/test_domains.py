@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Machine
 
+from machine import Machine
 from pyxen.testing import kernels
 from pyxen.xenstore import Client, StoreError
 
