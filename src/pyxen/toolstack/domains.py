@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -67,15 +68,16 @@ def list_domains(qualifier: str | None = None) -> list[Listed]:
     if qualifier is not None:
         if qualifier in ("0", DOMAIN_0):
             return [Listed(host_info())]
-        return [_look(registry.find(qualifier))]
-    return [Listed(host_info()), *map(_look, registry.entries())]
+        return [look(registry.find(qualifier))]
+    return [Listed(host_info()), *map(look, registry.entries())]
 
 
-def _look(entry: Entry) -> Listed:
+def look(entry: Entry, seconds: float = _LOOK_SECONDS) -> Listed:
+    """How a domain is. One that does not say so within this time has a note."""
     if not entry.alive:
         return Listed(_known(entry, "crash"), entry.reason)
     try:
-        with ControlClient(entry.folder, _LOOK_SECONDS) as client:
+        with ControlClient(entry.folder, seconds) as client:
             return Listed(client.ask(GetInfo()))
     except ControlError as error:
         if holds_lock(entry.folder / "lock"):
@@ -105,9 +107,6 @@ def host_info() -> DomainInfo:
     """The host as domain 0."""
     meminfo = Path("/proc/meminfo").read_text()
     memory = int(meminfo.split()[1])
-    ticks = sum(map(int, Path("/proc/stat").read_text().split()[1:4]))
-    nanoseconds = ticks * 10**9 // os.sysconf("SC_CLK_TCK")
-    processors = os.cpu_count() or 1
     return DomainInfo(
         domid=0,
         name=DOMAIN_0,
@@ -118,10 +117,7 @@ def host_info() -> DomainInfo:
         max_memory_kib=memory,
         paused=False,
         shutdown_reason="",
-        vcpus=tuple(
-            VcpuInfo(index, True, True, False, nanoseconds // processors, cpu=index)
-            for index in range(processors)
-        ),
+        vcpus=tuple(_processors()),
     )
 
 
@@ -150,6 +146,19 @@ def _run_queue_table() -> Iterator[Table]:
             yield table
     except OSError as error:
         raise PyxenError(f"{path}: {error.strerror or error}") from None
+
+
+def _processors() -> Iterator[VcpuInfo]:
+    """The processors of the host that are online. What was stolen from the host they waited for."""
+    tick = 10**9 // os.sysconf("SC_CLK_TCK")
+    for line in Path("/proc/stat").read_text().splitlines():
+        if re.match(r"cpu\d", line):
+            name, *fields = line.split()
+            times = [int(field) * tick for field in fields]
+            user, nice, system, idle, iowait, irq, softirq, steal = times[:8]
+            used = user + nice + system + irq + softirq
+            cpu = int(name[3:])
+            yield VcpuInfo(cpu, True, True, False, used, steal, idle + iowait, cpu=cpu)
 
 
 def configuration(info: DomainInfo) -> dict[str, Any]:

@@ -31,17 +31,26 @@ class Done:
 
 @dataclass(frozen=True)
 class VcpuInfo:
-    """A vCPU. ``cpu_ns`` is how long it has run, ``cpu`` the host's processor on which it did last;
-    the affinities are masks of those, 0 for all."""
+    """A vCPU. ``cpu_ns`` is how long it has run, and the next three are its further run states;
+    ``cpu`` is the host's processor on which it ran last, the affinities are masks of those, 0 for
+    all."""
 
     index: int
     online: bool
     running: bool
     blocked: bool
     cpu_ns: int
+    runnable_ns: int = 0
+    blocked_ns: int = 0
+    offline_ns: int = 0
     cpu: int = 0
     hard_affinity: int = 0
     soft_affinity: int = 0
+
+    @property
+    def stolen_ns(self) -> int:
+        """What Linux takes for stolen: it would have run, or its domain was paused."""
+        return self.runnable_ns + self.offline_ns
 
 
 @dataclass(frozen=True)

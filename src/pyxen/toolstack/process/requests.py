@@ -376,16 +376,14 @@ def _last_processor() -> int:
 
 
 def _vcpu_info(vcpu: Vcpu, now: int, cpu: int) -> VcpuInfo:
-    running = vcpu.runstate == RUNSTATE_running
-    spent = vcpu.runstate_times[RUNSTATE_running]
-    if running:
-        spent += max(0, now - vcpu.runstate_since)
+    times = list(vcpu.runstate_times)
+    times[vcpu.runstate] += max(0, now - vcpu.runstate_since)
     return VcpuInfo(
-        index=vcpu.index,
-        online=vcpu.up,
-        running=running,
-        blocked=vcpu.blocked,
-        cpu_ns=spent,
+        vcpu.index,
+        vcpu.up,
+        vcpu.runstate == RUNSTATE_running,
+        vcpu.blocked,
+        *times,
         cpu=cpu,
         hard_affinity=vcpu.hard_affinity,
         soft_affinity=vcpu.soft_affinity,
