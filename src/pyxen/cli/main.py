@@ -23,7 +23,7 @@ from pyxen.errors import PyxenError
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VERBS = (
     *("run", "create", "list", "console", "shutdown", "reboot", "destroy", "pause", "unpause"),
-    *("rename", "uptime", "domid", "domname", "sysrq", "trigger", "dump-core"),
+    *("rename", "top", "uptime", "domid", "domname", "sysrq", "trigger", "dump-core"),
     *("vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
     *("block-attach", "block-detach", "block-list"),
     *("network-attach", "network-detach", "network-list"),

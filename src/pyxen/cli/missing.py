@@ -10,7 +10,7 @@ from pyxen.errors import PyxenError
 VERBS = (
     *("channel-list", "config-update", "debug-keys", "dmesg", "migrate"),
     *("migrate-receive", "remus", "restore", "resume", "save", "sched-credit"),
-    *("sched-rtds", "suspend", "top", "vm-list", "vncviewer"),
+    *("sched-rtds", "suspend", "vm-list", "vncviewer"),
 )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyxen.cli.numbers import positive_integer, positive_number
 from pyxen.cli.seed_options import add_seed_arguments, seed_of
 from pyxen.errors import PyxenError
 
@@ -80,21 +80,21 @@ def add_parser(
     parser.add_argument(
         "--memory",
         metavar="MIB",
-        type=_positive_integer,
+        type=positive_integer,
         default=256,
         help="the guest's memory in MiB (default: %(default)s)",
     )
     parser.add_argument(
         "--vcpus",
         metavar="N",
-        type=_positive_integer,
+        type=positive_integer,
         default=1,
         help="the number of virtual CPUs, 1 to 128 (default: %(default)s)",
     )
     parser.add_argument(
         "--cap",
         metavar="PERCENT",
-        type=_positive_integer,
+        type=positive_integer,
         default=0,
         help="what the virtual CPUs may use together, in percent of a processor (default: all)",
     )
@@ -140,7 +140,7 @@ def add_parser(
         help="what executes the guest's instructions (default: %(default)s; see: pyxen info)",
     )
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_positive_number, help="end the domain after so long"
+        "--timeout", metavar="SECONDS", type=positive_number, help="end the domain after so long"
     )
     parser.add_argument(
         "--no-reboot", action="store_true", help="end, with status 4, when the guest reboots"
@@ -227,23 +227,3 @@ def _report(arguments: argparse.Namespace, outcome: Outcome) -> None:
             arguments.stats_json.write_text(text + "\n")
         except OSError as error:
             raise PyxenError(f"{arguments.stats_json}: {error.strerror}") from error
-
-
-def _positive_integer(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
-
-
-def _positive_number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
