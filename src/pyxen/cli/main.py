@@ -27,7 +27,7 @@ VERBS = (
     *("vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
     *("block-attach", "block-detach", "block-list"),
     *("network-attach", "network-detach", "network-list"),
-    *("image", "info", "xenstored"),
+    *("metrics", "image", "info", "xenstored"),
 )
 """In the order of the help. The module has the verb's name."""
 
