@@ -27,7 +27,7 @@ VERBS = (
     *("vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
     *("block-attach", "block-detach", "block-list"),
     *("network-attach", "network-detach", "network-list"),
-    *("metrics", "image", "info", "xenstored"),
+    *("metrics", "image", "info", "xenstored", "completion"),
 )
 """In the order of the help. The module has the verb's name."""
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else argv
-    parser = _parser(_needed(words))
+    parser = make_parser(_needed(words))
     arguments, rest = parser.parse_known_args(words)
     # argparse does not see words again that come behind an option.
     if rest and (not hasattr(arguments, "words") or any(word[0] == "-" for word in rest if word)):
@@ -83,7 +83,8 @@ def _needed(words: Sequence[str]) -> Sequence[str]:
     return (called,) if called in VERBS else (*VERBS, "missing")
 
 
-def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    """What parses these verbs."""
     parser = argparse.ArgumentParser(
         prog="pyxen",
         description="Run unmodified Xen guests without the Xen hypervisor.",
