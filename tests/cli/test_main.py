@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -96,45 +95,3 @@ def test_a_closed_pipe_is_quiet() -> None:
     process.stderr.close()
     assert process.wait() == 141
     assert errors == ""
-
-
-def test_info_names_host_engine_and_xen(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(("info",)) == 0
-    lines = {line[:18].rstrip(): line[18:] for line in capsys.readouterr().out.splitlines()}
-    assert lines["pyxen"] == pyxen.__version__
-    assert lines["xen version"].startswith("4.17-pyxen")
-    assert lines["engine emulator"].startswith("usable: unicorn 2.1.4")
-    assert lines["memory"].endswith("MiB available")
-    assert {"kernel", "cpu", "cores", "/dev/kvm"} <= set(lines)
-
-
-def test_info_says_why_an_engine_is_not_usable(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from pyxen import engine
-
-    found = [engine.EngineInfo("emulator", False, "unicorn 2.1.3 found, 2.1.4 expected")]
-    monkeypatch.setattr(engine, "probe", lambda: found)
-    assert main(("info",)) == 0
-    assert "not usable: unicorn 2.1.3 found, 2.1.4 expected\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("present", "software", "text"),
-    (
-        (False, False, "absent"),
-        (True, True, "kvm_pvm"),
-        (True, False, "no engine for it yet"),
-    ),
-)
-def test_info_tells_the_kinds_of_kvm_apart(
-    tmp_path: Path, present: bool, software: bool, text: str
-) -> None:
-    from pyxen.cli.info import _kvm
-
-    device, module = tmp_path / "kvm", tmp_path / "kvm_pvm"
-    if present:
-        device.touch()
-    if software:
-        module.mkdir()
-    assert text in _kvm(device, module)
