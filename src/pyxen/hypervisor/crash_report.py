@@ -21,6 +21,7 @@ from pyxen.abi.version import XENVER_NAMES
 from pyxen.hypervisor.addresses import UINT32
 from pyxen.hypervisor.guest_access import NOT_MAPPED, read_code, translate
 from pyxen.hypervisor.page_flags import ADDRESS_MASK, PAGE_SIZE, PRESENT
+from pyxen.hypervisor.printable import printable
 
 if TYPE_CHECKING:
     from pyxen.hypervisor.domain import Domain
@@ -69,7 +70,7 @@ def describe_crash(domain: Domain, reason: str, symbol: Lookup, console: str = "
             lines += _describe_vcpu(vcpu, symbol)
     if console:
         lines.append("last console output:")
-        lines += [f"  {_printable(line)}" for line in console.split("\n")]
+        lines += [f"  {printable(line)}" for line in console.split("\n")]
     lines.append("last hypercalls (the newest last):")
     for call, same in groupby(_describe_hypercall(*c) for c in domain.counters.last_hypercalls()):
         count = sum(1 for _ in same)
@@ -129,8 +130,3 @@ def _describe_hypercall(vcpu: int, number: int, first: int, second: int, result:
     command = _COMMANDS.get(number, {}).get(first & UINT32, f"{first:#x}")
     shown = f"-{ERRNO_NAMES.get(-result, str(-result))}" if result < 0 else f"{result:#x}"
     return f"  vcpu {vcpu}: {name}({command}, {second:#x}, …) = {shown}"
-
-
-def _printable(line: str) -> str:
-    """What the guest prints must not steer the terminal that shows a report."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)

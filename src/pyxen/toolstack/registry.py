@@ -11,6 +11,8 @@ folder, made by the domain's process, with
 - ``control.sock``, ``console.sock`` and ``turn.sock``, see ``toolstack/control``,
   ``console_server`` and ``hypervisor/run_queue``.
 
+Beside them is what they have in common: the ``message_ring``.
+
 A folder whose lock can be had was left behind by a process that did not end in order. It is told of
 by ``list``, and taken away by the next command that changes something (``tidy``). After a reboot of
 the host, which the kernel's boot id tells, nothing of all this is true, and it is removed.
@@ -34,6 +36,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyxen.errors import PyxenError
+from pyxen.toolstack import message_ring
 from pyxen.toolstack.folders import make_private, run_folder
 
 FIRST_DOMAIN: Final = 1
@@ -91,7 +94,7 @@ class Registry:
         if not self.folder.exists():
             return []
         make_private(self.folder)
-        if not self._is_of_this_boot():
+        if not self.is_of_this_boot():
             return []
         while True:
             folders = self._folders()
@@ -116,7 +119,8 @@ class Registry:
                 return entry
         raise PyxenError(f"{qualifier} is an invalid domain identifier")
 
-    def _is_of_this_boot(self) -> bool:
+    def is_of_this_boot(self) -> bool:
+        """Whether what the folder holds was made since the host was started."""
         try:
             return (self.folder / "boot-id").read_text() == _boot_id()
         except FileNotFoundError:
@@ -130,9 +134,10 @@ class Registry:
         make_private(self.folder)
         with open(self.folder / "domains.lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not self._is_of_this_boot():
+            if not self.is_of_this_boot():
                 shutil.rmtree(self._domains, ignore_errors=True)
-                (self.folder / "next-domid").unlink(missing_ok=True)
+                for name in ("next-domid", "scheduler", message_ring.FILE):
+                    (self.folder / name).unlink(missing_ok=True)
             self._domains.mkdir(mode=0o700, exist_ok=True)
             for leftover in self._leftovers():
                 if leftover.is_dir():

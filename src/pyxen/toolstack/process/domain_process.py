@@ -39,6 +39,7 @@ from pyxen.toolstack.folders import log_folder, make_private
 from pyxen.toolstack.host import Host
 from pyxen.toolstack.host_store import HostStore
 from pyxen.toolstack.lifecycle import SWITCH_INTERVAL, Outcome, Recorded, Symbols, run_once
+from pyxen.toolstack.message_ring import MessageRing, RingHandler
 from pyxen.toolstack.process.report import Report
 from pyxen.toolstack.process.requests import Requests
 from pyxen.toolstack.registry import Membership, Record, Registry
@@ -77,6 +78,7 @@ class DomainProcess:
         self.shutdown_reason = ""
         self.destroying = False
         self.membership: Membership
+        self.messages: MessageRing
         self._run_queue: RunQueue
         self._report = report
         self._paused = paused
@@ -93,6 +95,8 @@ class DomainProcess:
         registry = Registry()
         logs = make_private(log_folder())
         self.membership = registry.add(self._record, to_json(self.config))
+        self.messages = MessageRing(registry.folder)
+        log.addHandler(RingHandler(self.messages, lambda: self.membership.record.domid))
         try:
             store = registry.folder / "xenstored.sock"
             with Host(
@@ -169,6 +173,7 @@ class DomainProcess:
             domain.pause()
         if self.destroying:
             self._stop()
+        log.info("domain %d has been created: %s", domain.domid, self.config.name)
         self._report.ready(domain.domid)
 
     # The end
