@@ -252,6 +252,28 @@ def test_pause_stops_the_time_of_a_domain(machine: Machine, config: Path) -> Non
     machine.until(lambda: machine.console_log("clock") > printed)
 
 
+def test_the_messages_of_all_domains(machine: Machine, config: Path) -> None:
+    machine.do("dmesg", "-c")
+    assert machine.do("dmesg") == ""
+    machine.do("create", config)
+    web = domain_id(machine)
+    machine.do("destroy", "web")
+    machine.do("create", "-F", config, "extra='crash'", "name='db'")
+    shown = [line.split("] ", 1) for line in machine.do("dmesg", "--clear").splitlines()]
+    assert all(re.fullmatch(r"\(XEN\) \[[-: \d]{19}", stamp) for stamp, _ in shown)
+    texts = [text for _, text in shown]
+    for expected in (
+        f"d{web} domain {web} has been created: web",
+        f"d{web} domain {web} has been destroyed",
+        f"d{web + 1} domain {web + 1} has been created: db",
+        f"d{web + 1} domain {web + 1} crashed: the guest shut down: crash",
+        f"d{web + 1}   begun: crash",  # the report's last console output
+        f"d{web + 1} domain {web + 1} has shut down: crash; action: destroy",
+    ):
+        assert expected in texts
+    assert machine.do("dmesg") == ""
+
+
 # Consoles
 
 
@@ -512,5 +534,5 @@ def test_the_store_ends_when_the_last_domain_has_gone(kernel: Path) -> None:
         machine.do("destroy", "web")
         machine.until(lambda: not machine.processes())
         left = sorted(path.name for path in machine.run.iterdir())
-        assert left == ["boot-id", "domains", "domains.lock", "next-domid", "scheduler"]
+        assert left == ["boot-id", "dmesg", "domains", "domains.lock", "next-domid", "scheduler"]
         assert list((machine.run / "domains").iterdir()) == []

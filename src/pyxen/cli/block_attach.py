@@ -15,7 +15,7 @@ def add_parser(
     parser.add_argument(
         "spec", nargs="+", metavar="disk-spec-component", help="as in the option disk of xl.cfg"
     )
-    parser.set_defaults(execute=execute)
+    parser.set_defaults(execute=execute, can_dry_run=True)
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ def add_parser(
         "-e", action="store_true", help="as for xl; does nothing: no process waits for the domain"
     )
     parser.add_argument("-d", action="store_true", dest="debug", help="show the configuration")
-    parser.set_defaults(execute=execute, usage_error=parser.error)
+    parser.set_defaults(execute=execute, can_dry_run=True, usage_error=parser.error)
 
 
 def execute(arguments: argparse.Namespace) -> int:

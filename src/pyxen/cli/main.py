@@ -3,8 +3,8 @@
 
 Each verb is a module with ``add_parser(verbs, common)``, which declares its arguments (``common``
 are those that all have) and sets ``execute``: the function that takes the parsed arguments, runs
-the verb and returns the exit status. Whatever is slow to import is imported in it: the start-up
-time is felt at every call.
+the verb and returns the exit status; and ``can_dry_run``, if it heeds ``-N``. Whatever is slow to
+import is imported in ``execute``: the start-up time is felt at every call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERBS = (
     *("vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
     *("block-attach", "block-detach", "block-list"),
     *("network-attach", "network-detach", "network-list"),
-    *("metrics", "image", "info", "xenstored", "completion"),
+    *("info", "dmesg", "metrics", "image", "xenstored", "completion"),
 )
 """In the order of the help. The module has the verb's name."""
 
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     _set_up_log(arguments.log_level)
     try:
+        if arguments.dry_run and not arguments.can_dry_run:
+            raise PyxenError("command does not implement -N (dryrun) option")
         status: int = arguments.execute(arguments)
         sys.stdout.flush()
         return status
@@ -95,6 +97,7 @@ def make_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     )
     for option in ("-v", "-f", "-t", "-T"):
         parser.add_argument(option, action="store_true", help=argparse.SUPPRESS, dest="of_xl")
+    parser.set_defaults(can_dry_run=False)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--log-level",

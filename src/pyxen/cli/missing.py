@@ -8,10 +8,21 @@ import argparse
 from pyxen.errors import PyxenError
 
 VERBS = (
-    *("channel-list", "config-update", "debug-keys", "dmesg", "migrate"),
-    *("migrate-receive", "remus", "restore", "resume", "save", "sched-credit"),
-    *("sched-rtds", "suspend", "vm-list", "vncviewer"),
+    *("save", "restore", "migrate", "migrate-receive", "suspend", "resume", "remus"),
+    *("sched-credit", "sched-rtds", "claims", "sharing", "vm-list", "channel-list", "vncviewer"),
+    *("button-press", "cd-insert", "cd-eject", "qemu-monitor-command", "devd", "set-parameters"),
+    *("cpupool-create", "cpupool-list", "cpupool-destroy", "cpupool-rename", "cpupool-cpu-add"),
+    *("cpupool-cpu-remove", "cpupool-migrate", "cpupool-numa-split"),
+    *("pci-attach", "pci-detach", "pci-list", "pci-assignable-add", "pci-assignable-remove"),
+    "pci-assignable-list",
+    *("usbctrl-attach", "usbctrl-detach", "usbdev-attach", "usbdev-detach", "usb-list"),
+    *("vtpm-attach", "vtpm-list", "vtpm-detach", "vkb-attach", "vkb-list", "vkb-detach"),
+    *("vdispl-attach", "vdispl-list", "vdispl-detach", "vsnd-attach", "vsnd-list", "vsnd-detach"),
+    *("psr-hwinfo", "psr-cmt-attach", "psr-cmt-detach", "psr-cmt-show", "psr-cat-set"),
+    *("psr-cat-show", "psr-mba-set", "psr-mba-show"),
+    *("getenforce", "setenforce", "loadpolicy"),
 )
+"""Those of Xen 4.17, and ``suspend`` and ``resume`` of later ones."""
 
 
 def add_parser(
@@ -21,7 +32,7 @@ def add_parser(
     for verb in VERBS:
         parser = verbs.add_parser(verb, parents=[common], add_help=False)
         parser.add_argument("words", nargs=argparse.REMAINDER)
-        parser.set_defaults(execute=execute, verb=verb)
+        parser.set_defaults(execute=execute, verb=verb, can_dry_run=True)
 
 
 def execute(arguments: argparse.Namespace) -> int:

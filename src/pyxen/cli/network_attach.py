@@ -17,7 +17,7 @@ def add_parser(
     parser.add_argument(
         "spec", nargs="*", metavar="NAME=VALUE", help="as in the option vif of xl.cfg"
     )
-    parser.set_defaults(execute=execute)
+    parser.set_defaults(execute=execute, can_dry_run=True)
 
 
 def execute(arguments: argparse.Namespace) -> int:
