@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A kernel that ends as its command line says, at once, or lives on: with "ticks" it prints the time
- * every 20 ms, with "busy" it computes, with "echo" it repeats each line that is typed on its console
- * and ends as that says, and else it sleeps. */
+ * every 20 ms, with "debug" each debug event that Xen sends, with "busy" it computes, with "echo" it
+ * repeats each line that is typed on its console and ends as that says, and else it sleeps. */
 
 #include "runtime.h"
 #include <xen/io/console.h>
@@ -85,6 +85,19 @@ static void echo(void)
     }
 }
 
+static void wait_for_debug_events(void)
+{
+    evtchn_bind_virq_t debug = {.virq = VIRQ_DEBUG, .vcpu = 0};
+
+    hypercall(event_channel_op, EVTCHNOP_bind_virq, &debug);
+    shared_info->evtchn_mask[0] &= ~(1ul << debug.port);
+    for (unsigned int count = 0;; count++) {
+        printk("waiting for debug event %u on port %u\n", count, debug.port);
+        while (event_counts[debug.port] <= count)
+            hypercall(sched_op, SCHEDOP_block, NULL);
+    }
+}
+
 void kernel_main(void)
 {
     const char *words = (const char *)start_info->cmd_line;
@@ -95,6 +108,8 @@ void kernel_main(void)
         echo();
     if (has_word(words, "ticks"))
         tick();
+    if (has_word(words, "debug"))
+        wait_for_debug_events();
     while (has_word(words, "busy"))
         asm volatile("" ::: "memory");
     for (;;)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.guest
 CONFIG = """
 name = "web"
 image = "{image}"
-cmdline = "console=hvc0"
+cmdline = "console=hvc0 xen.fifo_events=0"
 memory = 256
 vcpus = 2
 """
@@ -78,6 +78,10 @@ def test_what_a_guest_is_asked_and_what_it_does(
         machine.until(lambda: "sysrq: HELP" in console.text)
         machine.do("trigger", "web", "nmi")
         machine.until(lambda: "NMI received for unknown reason" in console.text)
+
+        # A debug key, of which Linux hears where it uses two-level event channels.
+        machine.do("debug-keys", "q")
+        machine.until(lambda: "global mask:" in console.text)
 
         # One CPU less: its kernel takes it down.
         assert column(machine, "list", 3) == ["2"]

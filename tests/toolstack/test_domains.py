@@ -274,6 +274,34 @@ def test_the_messages_of_all_domains(machine: Machine, config: Path) -> None:
     assert machine.do("dmesg") == ""
 
 
+def test_debug_keys(machine: Machine, config: Path) -> None:
+    machine.do("create", config, "extra='debug'", "vcpus=2")
+    machine.do("create", "-p", config, "name='db'")
+    web, db = domain_id(machine), domain_id(machine, "db")
+    machine.until(lambda: "debug event 0" in machine.console_log("web"))
+    machine.do("dmesg", "-c")
+    machine.do("debug-keys", "q")
+    machine.until(lambda: "debug event 1" in machine.console_log("web"))
+    port = machine.console_log("web").split()[-1]
+    lines = [line.split("] ", 1)[1] for line in machine.do("dmesg", "-c").splitlines()]
+    assert lines[:2] == [
+        "'q' pressed -> dumping domain info",
+        f"General information for domain {web}:",
+    ]
+    assert f"Notifying guest {web}:0 (virq 1, port {port})" in lines
+    assert f"Notifying guest {web}:1 (virq 1, port 0)" in lines
+    assert f"Notifying guest {db}:0 (virq 1, port 0)" in lines
+    machine.do("debug-keys", "eZ")  # which does nothing
+    text = machine.do("dmesg", "-c")
+    assert f"Event channel information for domain {db}:" in text
+    assert re.search(rf"   {port} \[0/0/0\]: s=5 n=0 x=0 v=1\n", text)
+    machine.do("debug-keys", "h*")
+    text = machine.do("dmesg")
+    assert " key 'q' (ascii '71') => dump domain (and guest debug) info\n" in text
+    assert "[g: print grant table usage]\n" in text
+    assert f"*** Dumping CPU0 guest state (d{web}v0): ***\n" in text
+
+
 # Consoles
 
 

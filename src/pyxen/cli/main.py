@@ -27,7 +27,7 @@ VERBS = (
     *("vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
     *("block-attach", "block-detach", "block-list"),
     *("network-attach", "network-detach", "network-list"),
-    *("info", "dmesg", "metrics", "image", "xenstored", "completion"),
+    *("info", "dmesg", "debug-keys", "metrics", "image", "xenstored", "completion"),
 )
 """In the order of the help. The module has the verb's name."""
 

@@ -84,6 +84,10 @@ class Clock:
         ticks = -((system - self._system << 32) // -self.mul)
         return self._tsc + (-(-ticks >> self.shift) if self.shift >= 0 else ticks << -self.shift)
 
+    def behind(self) -> int:
+        """By how much the host's clock has gone ahead, in ns."""
+        return time.monotonic_ns() - self._first_system_host - self.now()
+
     def steer(self) -> bool:
         """Measure again if a second has passed; True if ``write`` has news for the guests."""
         host = time.monotonic_ns()

@@ -99,6 +99,9 @@ class PortOperations(Protocol):
 
     def is_masked(self, number: int) -> bool: ...
 
+    def show_state(self, number: int) -> str:
+        """What else Xen shows of a port in its dumps."""
+
     def find_free(self) -> int:
         """The lowest closed port that can be bound, or the first that has not been made yet."""
 

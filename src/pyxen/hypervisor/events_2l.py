@@ -77,6 +77,12 @@ class TwoLevel:
     def is_masked(self, number: int) -> bool:
         return bool(self._words[self._mask + (number >> 6)] >> (number & 63) & 1)
 
+    def show_state(self, number: int) -> str:
+        """Whether its vCPU finds the word of the bitmap."""
+        target = self._domain.vcpus[self._ports.vcpu[number]]
+        selected = self._words[(target.info + PENDING_SELECTOR) >> 3]
+        return str(selected >> (number >> 6) & 1)
+
     def find_free(self) -> int:
         return self._ports.find_closed()
 

@@ -181,6 +181,14 @@ class Fifo:
         position = self._position(number)
         return position == _NO_WORD or bool(self._words[position] & _MASKED)
 
+    def show_state(self, number: int) -> str:
+        """The port behind it, if it is linked; BUSY is never set."""
+        position = self._position(number)
+        if position == _NO_WORD:
+            return "?     "
+        word = self._words[position]
+        return f"  {word & EVTCHN_FIFO_LINK_MASK if word & _LINKED else '-':<4}"
+
     def find_free(self) -> int:
         """A port that is LINKED is not free. A page at a time: the guest may have linked all."""
         lowest = self._ports.find_closed()

@@ -162,6 +162,10 @@ class Timers:
         self._set(self._first_watchdog + number - 1, deadline)
         return 0
 
+    def watchdog_deadline(self, number: int) -> int:
+        """When it expires, or NO_DEADLINE. Here the first has number 0."""
+        return self._deadlines[self._first_watchdog + number]
+
     # Calls
 
     def call_at(self, deadline: int, work: Callable[[], None]) -> None:

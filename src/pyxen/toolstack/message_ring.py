@@ -38,9 +38,9 @@ class MessageRing:
         text = "".join(f"{stamp}{printable(line)}\n" for line in lines).encode(errors="replace")
         with self._locked() as fd:
             end = os.lseek(fd, 0, os.SEEK_END)
-            if end + len(text) > LIMIT:
-                end = _drop_oldest(fd, end)
-            os.pwrite(fd, text, end)
+            end += os.pwrite(fd, text, end)
+            if end > LIMIT:
+                _drop_oldest(fd, end)
 
     def read(self, *, clear: bool = False) -> str:
         """All that is there; and then forget it. Raises PyxenError."""
@@ -81,10 +81,9 @@ class RingHandler(logging.Handler):
             self.handleError(record)
 
 
-def _drop_oldest(fd: int, end: int) -> int:
-    """Keep the newest whole lines. Returns where they end."""
-    kept = os.pread(fd, _KEPT, max(0, end - _KEPT))
+def _drop_oldest(fd: int, end: int) -> None:
+    """Keep the newest whole lines."""
+    kept = os.pread(fd, _KEPT, end - _KEPT)
     kept = kept[kept.find(b"\n") + 1 :]
     os.pwrite(fd, kept, 0)
     os.ftruncate(fd, len(kept))
-    return len(kept)

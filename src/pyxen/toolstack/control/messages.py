@@ -205,6 +205,14 @@ class Trigger(Request[Done]):
 
 
 @dataclass(frozen=True)
+class DebugKey(Request[Done]):
+    """Dump what this debug key stands for into the hypervisor's messages."""
+
+    key: str
+    answer = Done
+
+
+@dataclass(frozen=True)
 class DumpCore(Request[Done]):
     """Write a core dump to this file, an absolute path."""
 

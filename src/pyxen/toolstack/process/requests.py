@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pyxen.abi.vcpu import RUNSTATE_running
 from pyxen.errors import PyxenError
+from pyxen.hypervisor.keyhandler import HANDLERS
 from pyxen.hypervisor.run_queue import ALL
 from pyxen.hypervisor.vcpu import Vcpu
 from pyxen.toolstack.config import to_json
@@ -67,6 +68,7 @@ class Requests:
             messages.Shutdown: self._shut_down,
             messages.Sysrq: self._sysrq,
             messages.Trigger: self._trigger,
+            messages.DebugKey: self._debug_key,
             messages.DumpCore: self._dump_core,
             messages.Rename: self._rename,
             messages.SetVcpus: self._set_vcpus,
@@ -195,6 +197,17 @@ class Requests:
             vcpus[request.vcpu].raise_nmi()
 
         await self._call(send)
+        return Done()
+
+    async def _debug_key(self, request: messages.DebugKey) -> Done:
+        handler = HANDLERS.get(request.key)
+        if handler is None:
+            raise PyxenError(f"debug-keys: {request.key!r} dumps nothing of a domain")
+        lines = await self._call(lambda running: list(handler.dump(running.domain)))
+        try:
+            self._process.messages.append(lines)
+        except OSError as error:
+            raise PyxenError(f"{self._process.messages.path}: {error.strerror}") from None
         return Done()
 
     async def _dump_core(self, request: messages.DumpCore) -> Done:
