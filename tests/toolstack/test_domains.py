@@ -407,6 +407,52 @@ def test_a_reboot_gives_a_new_number_and_a_loop_is_stopped(machine: Machine, con
     assert re.search(rf"domain {second} was restarted \d\.\d s ago and ends again", log)
 
 
+def test_a_restart_by_another_configuration(
+    machine: Machine, config: Path, kernel: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "vmlinuz"
+    other.write_bytes(kernel.read_bytes())
+    machine.do("create", "-p", config, "extra='reboot'")
+    first = domain_id(machine)
+    shown = json.loads(machine.do("-N", "config-update", "web", config, "memory=12"))
+    assert (shown["domid"], shown["config"]["b_info"]["target_memkb"]) == (None, 12288)
+    settings = ("memory=12", "vcpus=2", "extra='ticks'", f"kernel='{other}'")
+    done = machine.call("config-update", str(first), config, *settings)
+    assert (done.returncode, done.stdout) == (0, "")
+    warning, setting = done.stderr.splitlines()
+    assert warning.startswith("WARNING: ")
+    assert setting == f"setting dom{first} configuration"
+    (now,) = json.loads(machine.do("list", "-l", "web"))
+    assert now["config"]["b_info"]["target_memkb"] == 8192
+    machine.do("rename", "web", "mail")
+    machine.do("unpause", "mail")
+    machine.until(lambda: "tick 1" in machine.console_log("web"))
+    assert domain_id(machine, "mail") == first + 1
+    (now,) = json.loads(machine.do("list", "-l", "mail"))
+    assert now["config"]["b_info"]["target_memkb"] == 12288
+    assert now["config"]["b_info"]["kernel"] == str(other)
+    assert machine.do("list", "mail").splitlines()[1].split()[2] == "12"
+    assert machine.registry.find("mail").record.vcpus == 2
+
+
+def test_a_configuration_that_cannot_be(machine: Machine, config: Path) -> None:
+    machine.do("create", config)
+    uuid = "3f0e5e2c-1b7f-4c3a-9d45-0a1b2c3d4e5f"
+    for settings, message in (
+        (["name='db'"], "name: db: it is web, over restarts too"),
+        ([f"uuid='{uuid}'"], f"uuid: {uuid}: it is "),
+        (["console_log='/tmp/x'"], "console_log: the file stays open over restarts"),
+        (["kernel='/none'"], "/none: "),
+        (["ramdisk='/none'"], "/none: No such file or directory"),
+        (["memory=x"], "command line:1: "),
+    ):
+        done = machine.call("config-update", "web", "-f", config, *settings)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr.splitlines()[-1]
+    done = machine.call("config-update", "web")
+    assert done.stderr.splitlines()[-1] == "pyxen: no configuration file is given"
+
+
 def test_rename_restart(machine: Machine, config: Path) -> None:
     machine.do("create", "-p", config, "extra='crash'", "on_crash='rename-restart'", "name='twin'")
     first = domain_id(machine, "twin")

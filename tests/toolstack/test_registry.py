@@ -86,9 +86,10 @@ def test_names_are_used_once(run: Registry) -> None:
 def test_a_domain_begins_anew_with_the_next_number(run: Registry) -> None:
     member = add(run)
     (member.folder / "console.sock").write_text("")
-    assert member.renumber(5.0) == 2
+    assert member.renumber(5.0, 16, 2) == 2
     (entry,) = run.entries()
     assert (entry.record.domid, entry.record.started, entry.alive) == (2, 5.0, True)
+    assert (entry.record.memory_mib, entry.record.vcpus) == (16, 2)
     assert (entry.folder.name, (entry.folder / "console.sock").exists()) == ("2", True)
     member.leave()
 

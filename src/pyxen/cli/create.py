@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from pyxen.toolstack.create import create
     from pyxen.toolstack.domains import Ends, ask, find
 
-    config = _read(arguments)
+    config = read_config(arguments)
     if arguments.dry_run or arguments.debug:
         _show(config, sys.stdout if arguments.dry_run else sys.stderr)
     if arguments.dry_run:
@@ -87,7 +87,8 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(arguments: argparse.Namespace) -> DomainConfig:
+def read_config(arguments: argparse.Namespace) -> DomainConfig:
+    """The configuration that is given by ``words`` and ``defconfig``; its notes are told."""
     from pyxen.toolstack.config import read_file
 
     files = [word for word in arguments.words if "=" not in word]

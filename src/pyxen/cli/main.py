@@ -23,8 +23,8 @@ from pyxen.errors import PyxenError
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VERBS = (
     *("run", "create", "list", "console", "shutdown", "reboot", "destroy", "pause", "unpause"),
-    *("rename", "top", "uptime", "domid", "domname", "sysrq", "trigger", "dump-core"),
-    *("vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
+    *("rename", "config-update", "top", "uptime", "domid", "domname", "sysrq", "trigger"),
+    *("dump-core", "vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
     *("block-attach", "block-detach", "block-list"),
     *("network-attach", "network-detach", "network-list"),
     *("info", "dmesg", "debug-keys", "metrics", "image", "xenstored", "completion"),

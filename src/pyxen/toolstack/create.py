@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from pyxen.builder.image import load_kernel
 from pyxen.errors import PyxenError
 from pyxen.toolstack.config import DomainConfig, to_json
 from pyxen.toolstack.devices.disk import DiskConfig
@@ -76,6 +77,17 @@ def _named_nics(config: DomainConfig) -> Iterator[NicConfig]:
     for nic in map(absolute_nic, config.nics):
         devid = nic.devid if nic.devid is not None else next(free)
         yield replace(nic, devid=devid, mac=nic.mac or stable_mac(config.name, devid))
+
+
+def check_files(config: DomainConfig) -> None:
+    """Raises PyxenError if a file from which the domain is built cannot be used."""
+    load_kernel(config.kernel)
+    for path in (config.ramdisk, config.system_map):
+        if path is not None:
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise PyxenError(f"{path}: {error.strerror}") from None
 
 
 def check_host_memory(memory_mib: int) -> None:

@@ -225,12 +225,14 @@ class Membership:
     def folder(self) -> Path:
         return self._registry._domains / str(self.record.domid)
 
-    def renumber(self, started: float) -> int:
+    def renumber(self, started: float, memory_mib: int, vcpus: int) -> int:
         """The domain begins anew: it has the next number from now on."""
         registry = self._registry
         with _told(registry.folder), registry._locked():
             old, domid = self.folder, registry._next_number()
-            self.record = replace(self.record, domid=domid, started=started)
+            self.record = replace(
+                self.record, domid=domid, started=started, memory_mib=memory_mib, vcpus=vcpus
+            )
             self._write_record(old)
             old.rename(self.folder)
         return domid

@@ -227,6 +227,14 @@ class Rename(Request[Done]):
 
 
 @dataclass(frozen=True)
+class UpdateConfig(Request[Done]):
+    """The configuration, in libxl's shape, that the next restart goes by."""
+
+    config: dict[str, Any]
+    answer = Done
+
+
+@dataclass(frozen=True)
 class SetVcpus(Request[Done]):
     """So many vCPUs are to be online; the guest does it when it likes."""
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from pyxen.builder.image import KernelImage, load_kernel
+from pyxen.builder.image import load_kernel
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.run_queue import ALL, RunQueue
@@ -84,14 +84,14 @@ class DomainProcess:
         self._paused = paused
         self._restarted = restarted
         self._restarting = False
+        self._updated: DomainConfig | None = None
         self._stop: Callable[[], None] = lambda: None
         self._tell: Callable[[Event], None] = lambda event: None
 
     def run(self) -> None:
         """The whole life of the domain. Raises PyxenError if it cannot begin."""
         sys.setswitchinterval(SWITCH_INTERVAL)
-        kernel = load_kernel(self.config.kernel)
-        symbols = Symbols(kernel, self.config.system_map)
+        self._load()
         registry = Registry()
         logs = make_private(log_folder())
         self.membership = registry.add(self._record, to_json(self.config))
@@ -104,11 +104,16 @@ class DomainProcess:
                 self._begins,
                 lambda io: HostStore(store, logs / "xenstored.log", io.loop),
             ) as host:
-                self._serve(host, logs, kernel, symbols)
+                self._serve(host, logs)
         finally:
             self.membership.leave()
 
-    def _serve(self, host: Host, logs: Path, kernel: KernelImage, symbols: Symbols) -> None:
+    def _load(self) -> None:
+        """Read the kernel. Raises PyxenError."""
+        self._kernel = load_kernel(self.config.kernel)
+        self._symbols = Symbols(self._kernel, self.config.system_map)
+
+    def _serve(self, host: Host, logs: Path) -> None:
         with ExitStack() as stack:
             # By the folder's descriptor it is found by whatever name it has, and has a short path.
             fd = os.open(self.membership.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -126,9 +131,9 @@ class DomainProcess:
             )
             self._tell = control.tell
             stack.enter_context(self._signals(host))
-            self._live(host, kernel, symbols, Recorded(server, log_file))
+            self._live(host, Recorded(server, log_file))
 
-    def _live(self, host: Host, kernel: KernelImage, symbols: Symbols, console: Recorded) -> None:
+    def _live(self, host: Host, console: Recorded) -> None:
         while True:
             domid = self.membership.record.domid
 
@@ -136,7 +141,7 @@ class DomainProcess:
                 self._ended(host, domain, outcome)
 
             self._restarting = False
-            run_once(self.config, kernel, symbols, console, host, domid, ended=ended)
+            run_once(self.config, self._kernel, self._symbols, console, host, domid, ended=ended)
             self.running = None
             self._stop = lambda: None
             if not self._restarting or self.destroying:
@@ -144,7 +149,8 @@ class DomainProcess:
                 return
             self._restarted = time.monotonic()
             self.shutdown_reason = ""
-            new = self.membership.renumber(time.time())
+            self._take_update()
+            new = self.membership.renumber(time.time(), self.config.memory_mib, self.config.vcpus)
             self._run_queue.renumber(new)
             self._tell(Event("restarted", new))
             log.info("domain %d goes on as %d", domid, new)
@@ -228,7 +234,7 @@ class DomainProcess:
 
     def _restart_elsewhere(self, host: Host) -> None:
         """Leave the name and the devices to a new domain in another process."""
-        config = self.config
+        config = self._next_config()
         try:
             self.rename(config.name + time.strftime(_SUFFIX, time.gmtime()), str(uuid4()))
             host.close_devices()
@@ -247,6 +253,33 @@ class DomainProcess:
         """What a restart goes by from now on."""
         self.config = config
         self.membership.save_config(to_json(config))
+
+    def update(self, config: DomainConfig) -> None:
+        """From any thread: a restart goes by this one, whatever changes until then.
+
+        Raises PyxenError for what a domain keeps over restarts.
+        """
+        if config.name != self.config.name:
+            raise PyxenError(f"name: {config.name}: it is {self.config.name}, over restarts too")
+        if config.uuid not in ("", self.config.uuid):
+            raise PyxenError(f"uuid: {config.uuid}: it is {self.config.uuid}, over restarts too")
+        if config.console_log != self.config.console_log:
+            raise PyxenError("console_log: the file stays open over restarts")
+        self.check_affinity(config)
+        self._updated = config
+
+    def _next_config(self) -> DomainConfig:
+        """What the next restart goes by."""
+        if self._updated is None:
+            return self.config
+        return replace(self._updated, name=self.config.name, uuid=self.config.uuid)
+
+    def _take_update(self) -> None:
+        if self._updated is not None:
+            log.info("the configuration of config-update is used")
+            self.configure(self._next_config())
+            self._updated = None
+            self._load()
 
     # The processors of the host
 

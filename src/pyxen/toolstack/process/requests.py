@@ -22,7 +22,7 @@ from pyxen.errors import PyxenError
 from pyxen.hypervisor.keyhandler import HANDLERS
 from pyxen.hypervisor.run_queue import ALL
 from pyxen.hypervisor.vcpu import Vcpu
-from pyxen.toolstack.config import to_json
+from pyxen.toolstack.config import from_json, to_json
 from pyxen.toolstack.config.domain import MAX_WEIGHT
 from pyxen.toolstack.config.reader import check_name
 from pyxen.toolstack.control import messages
@@ -71,6 +71,7 @@ class Requests:
             messages.DebugKey: self._debug_key,
             messages.DumpCore: self._dump_core,
             messages.Rename: self._rename,
+            messages.UpdateConfig: self._update_config,
             messages.SetVcpus: self._set_vcpus,
             messages.SetScheduling: self._set_scheduling,
             messages.SetAffinity: self._set_affinity,
@@ -220,6 +221,10 @@ class Requests:
     async def _rename(self, request: messages.Rename) -> Done:
         check_name(request.name)
         await self._call(lambda running: self._process.rename(request.name))
+        return Done()
+
+    async def _update_config(self, request: messages.UpdateConfig) -> Done:
+        self._process.update(from_json(request.config))
         return Done()
 
     # Its size
