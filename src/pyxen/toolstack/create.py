@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from pyxen.builder.image import load_kernel
 from pyxen.errors import PyxenError
 from pyxen.toolstack.config import DomainConfig, to_json
 from pyxen.toolstack.devices.disk import DiskConfig
@@ -81,6 +80,8 @@ def _named_nics(config: DomainConfig) -> Iterator[NicConfig]:
 
 def check_files(config: DomainConfig) -> None:
     """Raises PyxenError if a file from which the domain is built cannot be used."""
+    from pyxen.builder.image import load_kernel
+
     load_kernel(config.kernel)
     for path in (config.ramdisk, config.system_map):
         if path is not None:
