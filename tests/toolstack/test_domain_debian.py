@@ -103,14 +103,26 @@ def test_what_a_guest_is_asked_and_what_it_does(
 
         # A reboot is acknowledged, and gives a new number; the console stays.
         done = machine.call("reboot", "-w", "web")
-        assert (done.returncode, done.stderr) == (0, f"Rebooting domain {first}\n")
+        assert done.returncode == 0
+        assert done.stderr.splitlines() == [
+            f"Rebooting domain {first}",
+            "Waiting for 1 domains",
+            f"Domain {first} has been shut down, reason code 1",
+        ]
         machine.until(lambda: console.text.count(READY_MARKER) == 2)
         assert list(machine.names()) == [first + 1]
         assert column(machine, "list", 3) == ["2"]
 
         # So is the end.
-        done = machine.call("shutdown", "-w", "-a")
-        assert (done.returncode, done.stderr) == (0, f"Shutting down domain {first + 1}\n")
+        done = machine.call("shutdown", "-ww", "-a")
+        assert done.returncode == 0
+        assert done.stderr.splitlines() == [
+            f"Shutting down domain {first + 1}",
+            "Waiting for 1 domains",
+            f"Domain {first + 1} has been shut down, reason code 0",
+            f"Domain {first + 1} continue waiting for death",
+            f"Domain {first + 1} has been destroyed",
+        ]
         machine.until(lambda: machine.names() == {})
         machine.until(lambda: not machine.leaks())
         assert re.search(r"reboot: (System halted|Power down)", console.text)

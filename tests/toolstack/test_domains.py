@@ -549,7 +549,8 @@ def test_sizes(machine: Machine, config: Path) -> None:
     assert "use --ignore-host" in machine.refusal("vcpu-set", "web", "100")
     assert machine.refusal("trigger", "web", "reset") == "trigger: reset: PV guests know nmi only"
     assert "no vCPU 7" in machine.refusal("trigger", "web", "nmi", "7")
-    assert "no single letter" in machine.refusal("sysrq", "web", "xx")
+    assert machine.refusal("sysrq", "web", "xx") == "Invalid sysrq."
+    assert machine.refusal("trigger", "web", "x") == 'Invalid trigger "x"'
 
 
 def test_devices_come_go_and_are_kept_for_a_restart(machine: Machine, config: Path) -> None:

@@ -24,8 +24,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from pyxen.toolstack.control.messages import AttachDisk
     from pyxen.toolstack.create import absolute_disk
     from pyxen.toolstack.devices.disk import parse_disk
-    from pyxen.toolstack.domains import ask
+    from pyxen.toolstack.domains import ask, find
 
+    entry = find(arguments.domain)
     disk = absolute_disk(parse_disk(",".join(arguments.spec)))
     if arguments.dry_run:
         import json
@@ -34,5 +35,5 @@ def execute(arguments: argparse.Namespace) -> int:
 
         print(f"disk: {json.dumps(disk_to_json(disk), indent=4)}")
         return 0
-    ask(arguments.domain, AttachDisk(format_disk(disk)))
+    ask(str(entry.record.domid), AttachDisk(format_disk(disk)))
     return 0

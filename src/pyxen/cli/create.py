@@ -55,6 +55,11 @@ def add_parser(
         "-e", action="store_true", help="as for xl; does nothing: no process waits for the domain"
     )
     parser.add_argument("-d", action="store_true", dest="debug", help="show the configuration")
+    parser.add_argument(
+        *("-i", "--ignore-global-affinity-masks"), action="store_true", help=argparse.SUPPRESS
+    )
+    for option in (("-V", "--vncviewer"), ("-A", "--vncviewer-autopass")):
+        parser.add_argument(*option, action="store_true", dest="vnc", help=argparse.SUPPRESS)
     parser.set_defaults(execute=execute, can_dry_run=True, usage_error=parser.error)
 
 
@@ -62,8 +67,10 @@ def execute(arguments: argparse.Namespace) -> int:
     """Start the domain; 0 when it runs, and with ``-F`` when it has gone."""
     from pyxen.toolstack.control.messages import Unpause
     from pyxen.toolstack.create import create
-    from pyxen.toolstack.domains import Ends, ask, find
+    from pyxen.toolstack.domains import End, ask, find
 
+    if arguments.vnc:
+        raise PyxenError("create: pyxen has no graphical displays, and so no VNC viewer")
     config = read_config(arguments)
     if arguments.dry_run or arguments.debug:
         _show(config, sys.stdout if arguments.dry_run else sys.stderr)
@@ -81,9 +88,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
         return show(domid, begin)
     if arguments.foreground:
-        with Ends([find(domid)]) as ends:
+        with End(find(domid)) as end:
             begin()
-            ends.wait_gone()
+            end.wait_gone()
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from pyxen.errors import PyxenError
+
 
 def add_parser(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
@@ -18,7 +20,9 @@ def add_parser(
 
 def execute(arguments: argparse.Namespace) -> int:
     """Return when it has gone."""
-    from pyxen.toolstack.domains import destroy
+    from pyxen.toolstack.domains import DOMAIN_0, destroy
 
+    if arguments.domain in ("0", DOMAIN_0):
+        raise PyxenError("Not destroying domain 0: it is the host")
     destroy(arguments.domain)
     return 0

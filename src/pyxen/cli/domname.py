@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 
 def add_parser(
@@ -11,7 +12,7 @@ def add_parser(
 ) -> None:
     """Declare the verb and its arguments."""
     parser = verbs.add_parser("domname", parents=[common], help="print the name of a domain")
-    parser.add_argument("domid", metavar="DomainId", type=int)
+    parser.add_argument("domid", metavar="DomainId")
     parser.set_defaults(execute=execute)
 
 
@@ -20,8 +21,10 @@ def execute(arguments: argparse.Namespace) -> int:
     from pyxen.errors import PyxenError
     from pyxen.toolstack.domains import list_domains
 
+    if re.match("[0-9]", arguments.domid) is None:
+        raise PyxenError("Invalid domain id.")
     for listed in list_domains():
-        if listed.info.domid == arguments.domid:
+        if str(listed.info.domid) == arguments.domid:
             print(listed.info.name)
             return 0
     raise PyxenError(

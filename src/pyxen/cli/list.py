@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 REASONS = ("poweroff", "reboot", "suspend", "crash", "watchdog", "soft_reset")
 """In the order of Xen's numbers."""
 _LETTERS = "-rscwS"
-_HEADER = "Name                                        ID   Mem VCPUs\tState\tTime(s)"
+HEADER = "Name                                        ID   Mem VCPUs\tState\tTime(s)"
 
 
 def add_parser(
@@ -32,6 +32,8 @@ def add_parser(
     parser.add_argument("-l", "--long", action="store_true", help="all details, as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="UUID and reason code, too")
     parser.add_argument("-Z", "--context", action="store_true", help="security labels, too: none")
+    parser.add_argument("-c", "--cpupool", action="store_true", help="the pool of CPUs, too")
+    parser.add_argument("-n", "--numa", action="store_true", help="the NUMA nodes, too")
     parser.set_defaults(execute=execute)
 
 
@@ -43,14 +45,23 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.long:
         _print_json(listed)
     else:
-        header = _HEADER
+        header = HEADER
         if arguments.verbose:
             header += "   UUID                            Reason-Code\tSecurity Label"
         elif arguments.context:
             header += "   Security Label"
+        # There is one pool, and nothing keeps a domain to a node.
+        extra = ""
+        if arguments.cpupool:
+            header += "         Cpupool"
+            extra += f"{'Pool-0':>16}"
+        if arguments.numa:
+            header += " NODE Affinity"
+            extra += " all"
         print(header)
         for each in listed:
-            print(line(each.info, verbose=arguments.verbose, context=arguments.context))
+            text = line(each.info, verbose=arguments.verbose, context=arguments.context)
+            print(text + extra)
     for each in listed:
         if each.note:
             print(f"pyxen: {each.note}", file=sys.stderr)

@@ -23,9 +23,9 @@ from pyxen.errors import PyxenError
 LOG_LEVELS = ("debug", "info", "warning", "error")
 VERBS = (
     *("run", "create", "list", "console", "shutdown", "reboot", "destroy", "pause", "unpause"),
-    *("rename", "config-update", "top", "uptime", "domid", "domname", "sysrq", "trigger"),
-    *("dump-core", "vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2", "mem-set", "mem-max"),
-    *("block-attach", "block-detach", "block-list"),
+    *("rename", "config-update", "top", "uptime", "domid", "domname", "vm-list", "sysrq"),
+    *("trigger", "dump-core", "vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2"),
+    *("mem-set", "mem-max", "claims", "block-attach", "block-detach", "block-list"),
     *("network-attach", "network-detach", "network-list"),
     *("info", "dmesg", "debug-keys", "metrics", "image", "xenstored", "completion"),
 )

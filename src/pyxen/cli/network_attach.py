@@ -26,8 +26,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from pyxen.toolstack.control.messages import AttachNic
     from pyxen.toolstack.create import absolute_nic
     from pyxen.toolstack.devices.nic import parse_nic
-    from pyxen.toolstack.domains import ask
+    from pyxen.toolstack.domains import ask, find
 
+    entry = find(arguments.domain)
     nic = absolute_nic(parse_nic(",".join(arguments.spec)))
     if arguments.dry_run:
         import json
@@ -36,5 +37,5 @@ def execute(arguments: argparse.Namespace) -> int:
 
         print(f"vif: {json.dumps(nic_to_json(nic), indent=4)}")
         return 0
-    ask(arguments.domain, AttachNic(format_nic(nic)))
+    ask(str(entry.record.domid), AttachNic(format_nic(nic)))
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from pyxen.errors import PyxenError
+
 
 def add_parser(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
@@ -21,5 +23,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from pyxen.toolstack.control.messages import Sysrq
     from pyxen.toolstack.domains import ask
 
+    if len(arguments.letter) != 1:
+        raise PyxenError("Invalid sysrq.")
     ask(arguments.domain, Sysrq(arguments.letter))
     return 0

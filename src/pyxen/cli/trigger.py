@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from pyxen.errors import PyxenError
+
 TRIGGERS = ("nmi", "reset", "init", "power", "sleep", "s3resume")
 
 
@@ -14,7 +16,7 @@ def add_parser(
     """Declare the verb and its arguments."""
     parser = verbs.add_parser("trigger", parents=[common], help="send a trigger (nmi) to a domain")
     parser.add_argument("domain", metavar="Domain", help="number or name")
-    parser.add_argument("trigger", choices=TRIGGERS)
+    parser.add_argument("trigger", metavar="|".join(TRIGGERS))
     parser.add_argument("vcpu", nargs="?", type=int, default=0, help="default: 0")
     parser.set_defaults(execute=execute)
 
@@ -24,5 +26,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from pyxen.toolstack.control.messages import Trigger
     from pyxen.toolstack.domains import ask
 
+    if arguments.trigger not in TRIGGERS:
+        raise PyxenError(f'Invalid trigger "{arguments.trigger}"')
     ask(arguments.domain, Trigger(arguments.trigger, arguments.vcpu))
     return 0

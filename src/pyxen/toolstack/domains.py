@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from pyxen.toolstack.control.messages import (
     Answer,
     Destroy,
     DomainInfo,
+    Event,
     GetConfig,
     GetInfo,
     Request,
@@ -230,40 +231,30 @@ def living() -> list[Entry]:
     return [entry for entry in Registry().entries() if entry.alive]
 
 
-class Ends:
-    """Waits for domains to end; made before they are asked to. A context manager."""
+class End:
+    """Waits for the end of a domain; made before that is asked for. A context manager."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        self._clients = []
-        for entry in entries:
-            client = ControlClient(entry.folder)
-            self._clients.append(client)
-            client.ask(Subscribe())
+    def __init__(self, entry: Entry) -> None:
+        self._client = ControlClient(entry.folder)
+        self._client.ask(Subscribe())
 
-    def __enter__(self) -> Ends:
+    def __enter__(self) -> End:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for client in self._clients:
-            client.close()
+        self._client.close()
 
-    def wait(self) -> None:
-        """Return when each has shut down, or was destroyed."""
-        for client in self._clients:
-            try:
-                while client.wait_event().event != "shutdown":
-                    pass
-            except ControlError:
-                continue
+    def wait_event(self) -> Event | None:
+        """The next thing that happens to it; None when it has gone."""
+        try:
+            return self._client.wait_event()
+        except ControlError:
+            return None
 
     def wait_gone(self) -> None:
-        """Return when none is there any more; one that was restarted is."""
-        for client in self._clients:
-            try:
-                while True:
-                    client.wait_event()
-            except ControlError:
-                continue
+        """Return when it is not there any more; one that was restarted is."""
+        while self.wait_event() is not None:
+            pass
 
 
 @contextmanager
