@@ -15,46 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from machine import Machine
-from pyxen.testing import kernels
 from pyxen.xenstore import Client, StoreError
 
-SOURCE = Path(__file__).parents[2] / "guests" / "lifecycle" / "lifecycle.c"
 IDLE = "-b----"
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Path:
-    try:
-        return kernels.build_kernel(SOURCE)
-    except kernels.BuildToolsMissing as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Machine]:
-    with Machine() as machine:
-        yield machine
-
-
-@pytest.fixture
-def machine(shared: Machine) -> Iterator[Machine]:
-    yield shared
-    for domid in shared.names():
-        shared.do("destroy", str(domid))
-    shared.until(lambda: not shared.leaks())
-
-
-@pytest.fixture
-def config(kernel: Path, shared: Machine) -> Path:
-    path = shared.folder / "guest.cfg"
-    path.write_text(f'name = "web"\nkernel = "{kernel}"\nmemory = 8\n')
-    return path
 
 
 def domain_id(machine: Machine, name: str = "web") -> int:
