@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Machine
 
+from machine import Machine
 from pyxen.testing import kernels
 
 SOURCE = Path(__file__).parents[2] / "guests" / "lifecycle" / "lifecycle.c"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import PATIENCE, Machine
 
+from machine import PATIENCE, Machine
 from pyxen import Domain
 from pyxen.testing import kernels
 from pyxen.toolstack.images import READY_MARKER, Image

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import Machine
 
+from machine import Machine
 from pyxen.testing import kernels
 from pyxen.toolstack.control.client import ControlClient
 from pyxen.toolstack.control.messages import DomainInfo, GetInfo

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import xl_formats as xl
-from machine import Machine
 from xl_formats import values
+
+from machine import Machine
 
 UUID = "59e1cf6c-6ab9-4879-90e7-adc8d1c63bf5"
 

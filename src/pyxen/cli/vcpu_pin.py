@@ -34,7 +34,7 @@ def add_parser(
         action="store_true",
         help="as for xl; does nothing: there are none",
     )
-    parser.set_defaults(execute=execute)
+    parser.set_defaults(execute=execute, can_dry_run=True)
 
 
 def execute(arguments: argparse.Namespace) -> int:

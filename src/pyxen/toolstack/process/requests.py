@@ -396,12 +396,16 @@ def _last_processor() -> int:
 def _vcpu_info(vcpu: Vcpu, now: int, cpu: int) -> VcpuInfo:
     times = list(vcpu.runstate_times)
     times[vcpu.runstate] += max(0, now - vcpu.runstate_since)
+    running, runnable, blocked, offline = times
     return VcpuInfo(
-        vcpu.index,
-        vcpu.up,
-        vcpu.runstate == RUNSTATE_running,
-        vcpu.blocked,
-        *times,
+        index=vcpu.index,
+        online=vcpu.up,
+        running=vcpu.runstate == RUNSTATE_running,
+        blocked=vcpu.blocked,
+        cpu_ns=running,
+        runnable_ns=runnable,
+        blocked_ns=blocked,
+        offline_ns=offline,
         cpu=cpu,
         hard_affinity=vcpu.hard_affinity,
         soft_affinity=vcpu.soft_affinity,
