@@ -15,6 +15,7 @@ from machine import Machine
 from pyxen.toolstack.control.client import opened
 from pyxen.toolstack.images import READY_MARKER, Image
 
+COUNTED = re.compile(r"\ncounted (\d+) \d+ (\d+) ")
 pytestmark = pytest.mark.guest
 
 CONFIG = """
@@ -98,6 +99,15 @@ def test_what_a_guest_is_asked_and_what_it_does(
         machine.until(lambda: column(machine, "block-list", 3) == ["4"])
         console.type("cat /sys/block/xvdb/size\n")
         machine.until(lambda: "\n2048\n" in console.text)
+
+        # What top tells of it is what the guest's kernel has counted.
+        console.type("cat /dev/xvdb >/dev/null; echo counted $(cat /sys/block/xvdb/stat)\n")
+        machine.until(lambda: COUNTED.search(console.text))
+        counted = COUNTED.search(console.text)
+        assert counted
+        assert int(counted[2]) >= 2048
+        told = machine.do("top", "-b", "-x", "-i", "1")
+        assert re.search(rf" RD: +{counted[1]}   WR: +0   RSECT: +{counted[2]}   WSECT: +0\n", told)
         machine.do("block-detach", "web", "xvdb")
         assert column(machine, "block-list", 0) == []
 

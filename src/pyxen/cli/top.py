@@ -12,7 +12,7 @@ from pyxen.cli.numbers import positive_integer, positive_number
 if TYPE_CHECKING:
     from pyxen.cli.top_columns import View
 
-_LONGEST_DELAY = 1e6  # seconds; more than the system can wait for is no use
+_LONGEST_DELAY = 1e6  # seconds: the system cannot wait for any time
 _EPILOG = """\
 Keys: D delay, N networks, B vbds, V vcpus, R repeat the header, S sort by the next column, arrows
 scroll, Q quit. RX is what a guest sends and TX what it receives, as with xentop; the full screen

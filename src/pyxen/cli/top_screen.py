@@ -30,7 +30,11 @@ from pyxen.hypervisor import version
 from pyxen.toolstack.usage import Sample, Usage, available_memory_kib, compare, take_samples
 
 _SIGNALS: Final = (
-    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGWINCH),
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGTSTP,
+    signal.SIGWINCH,
 )
 _KEY: Final = re.compile(rb"\x1b[\[O][0-9;]*[A-Za-z~]|.", re.DOTALL)
 _ESCAPE: Final = b"\x1b"
