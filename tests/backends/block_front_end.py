@@ -18,6 +18,7 @@ from pyxen.abi.io_blkif import (
     BLKIF_SRING,
 )
 from pyxen.backends.block import BlockBackend, Image, Limits, RawImage
+from pyxen.backends.block.images import open_raw
 from pyxen.testing import FakeDoors
 
 BACKEND = "/local/domain/0/backend/vbd/1/51712"
@@ -39,6 +40,12 @@ def image_file(folder: Path, size: int = 1 << 20) -> Path:
     path = folder / "disk.img"
     path.write_bytes(b"".join(struct.pack("<Q", n) * 64 for n in range(size // SECTOR)))
     return path
+
+
+def raw_image(path: Path, **options: Any) -> RawImage:
+    """A file or a device as the image of a disk."""
+    kept = {key: options[key] for key in ("readonly", "sector_size", "direct") if key in options}
+    return RawImage(path, open_raw(path, **kept), **options)
 
 
 class FrontRing:
@@ -98,7 +105,7 @@ class FrontEnd:
         self.fake = fake
         if image is None:
             assert path is not None
-            image = RawImage(path, **options)
+            image = raw_image(path, **options)
         self.image = image
         self.backend = BlockBackend(
             fake.doors, BACKEND, FRONTEND, image, limits, persistent=persistent

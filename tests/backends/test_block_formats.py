@@ -23,7 +23,7 @@ from pyxen.abi.io_blkif import (
     BLKIF_RSP_ERROR,
     BLKIF_RSP_OKAY,
 )
-from pyxen.backends.block.storage_daemon import DAEMON, DRIVERS, StorageDaemonImage
+from pyxen.backends.block.storage_daemon import DAEMON, DRIVERS, StorageDaemonImage, start_daemon
 from pyxen.errors import PyxenError
 from pyxen.testing import FakeDoors
 
@@ -46,6 +46,11 @@ def make(folder: Path, image_format: str) -> Path:
     return path
 
 
+def serve(path: Path, image_format: str, *, readonly: bool = False) -> StorageDaemonImage:
+    opened = start_daemon(path, image_format, readonly=readonly)
+    return StorageDaemonImage(path, opened, readonly=readonly)
+
+
 def content(path: Path, image_format: str) -> bytes:
     raw = path.with_suffix(".out")
     command = ["qemu-img", "convert", "-f", DRIVERS[image_format], "-O", "raw", path, raw]
@@ -59,7 +64,7 @@ def test_formats(tmp_path: Path, image_format: str) -> None:
     path = make(tmp_path, image_format)
     expected = bytearray((tmp_path / "disk.img").read_bytes())
     with FakeDoors() as fake:
-        front = FrontEnd(fake, image=StorageDaemonImage(path, image_format))
+        front = FrontEnd(fake, image=serve(path, image_format))
         front.connect()
         assert front.read("sectors") == str(SIZE // 512)
         refs = [fake.grant(10 + n) for n in range(32)]
@@ -102,14 +107,14 @@ def test_no_file_is_there_when_the_daemon_starts(
 def test_discard_and_read_only(tmp_path: Path) -> None:
     path = make(tmp_path, "qcow2")
     with FakeDoors() as fake:
-        front = FrontEnd(fake, image=StorageDaemonImage(path, "qcow2"))
+        front = FrontEnd(fake, image=serve(path, "qcow2"))
         front.connect()
         assert front.read("feature-discard") == "1"
         assert front.do(front.discard_entry(0, SIZE // 512)) == [OKAY]
         front.end()
     assert not any(content(path, "qcow2"))
     with FakeDoors() as fake:
-        front = FrontEnd(fake, image=StorageDaemonImage(path, "qcow2", readonly=True))
+        front = FrontEnd(fake, image=serve(path, "qcow2", readonly=True))
         front.connect()
         ref = fake.grant(10)
         assert front.do(front.entry(WRITE, 0, [(ref, 0, 7)])) == [BLKIF_RSP_ERROR]
@@ -119,12 +124,11 @@ def test_discard_and_read_only(tmp_path: Path) -> None:
 
 @needs_qemu
 def test_a_daemon_that_dies_is_an_error_of_the_disk(tmp_path: Path) -> None:
-    image = StorageDaemonImage(make(tmp_path, "qcow2"), "qcow2")
+    image = serve(make(tmp_path, "qcow2"), "qcow2")
     with FakeDoors() as fake:
         front = FrontEnd(fake, image=image)
         front.connect()
-        assert image._process is not None
-        image._process.kill()
+        os.kill(image._opened.pid, signal.SIGKILL)
         ref = fake.grant(10)
         entries = [front.entry(READ, 8 * n, [(ref, 0, 7)]) for n in range(8)]
         assert front.do(*entries) == [BLKIF_RSP_ERROR] * 8
@@ -135,11 +139,11 @@ def test_a_daemon_that_dies_is_an_error_of_the_disk(tmp_path: Path) -> None:
 @needs_qemu
 def test_an_image_is_written_to_by_one(tmp_path: Path) -> None:
     path = make(tmp_path, "qcow2")
-    first = StorageDaemonImage(path, "qcow2")
+    first = serve(path, "qcow2")
     with pytest.raises(PyxenError, match="lock"):
-        StorageDaemonImage(path, "qcow2")
+        serve(path, "qcow2")
     first.close()
-    StorageDaemonImage(path, "qcow2").close()
+    serve(path, "qcow2").close()
 
 
 @needs_qemu
@@ -147,14 +151,14 @@ def test_what_is_no_image_is_said_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "disk.qcow2"
     path.write_bytes(bytes(100_000))
     with pytest.raises(PyxenError, match=r"disk\.qcow2: .*qcow2 format") as error:
-        StorageDaemonImage(path, "qcow2")
+        serve(path, "qcow2")
     assert "\n" not in str(error.value)
 
 
 def test_without_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PyxenError, match="need qemu-storage-daemon, which is not installed"):
-        StorageDaemonImage(tmp_path / "x.qcow2", "qcow2")
+        serve(tmp_path / "x.qcow2", "qcow2")
 
 
 @needs_qemu
@@ -162,9 +166,8 @@ def test_the_daemon_dies_with_us(tmp_path: Path) -> None:
     path = make(tmp_path, "qcow2")
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from pyxen.backends.block.storage_daemon import StorageDaemonImage\n"
-        "image = StorageDaemonImage(Path(sys.argv[1]), 'qcow2')\n"
-        "print(image._process.pid, flush=True); time.sleep(60)\n"
+        "from pyxen.backends.block.storage_daemon import start_daemon\n"
+        "print(start_daemon(Path(sys.argv[1]), 'qcow2').pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from block_front_end import image_file
+from block_front_end import image_file, raw_image
 
 from pyxen.backends.block import RawImage
 from pyxen.errors import PyxenError
@@ -37,20 +37,21 @@ class TestLocks:
     def test_readers_share_and_writers_do_not(
         self, path: Path, first: bool, second: bool, allowed: bool
     ) -> None:
-        image = RawImage(path, readonly=first)
+        image = raw_image(path, readonly=first)
         if allowed:
-            RawImage(path, readonly=second).close()
+            raw_image(path, readonly=second).close()
         else:
             with pytest.raises(PyxenError, match="the image is in use"):
-                RawImage(path, readonly=second)
+                raw_image(path, readonly=second)
         image.close()
-        RawImage(path, readonly=second).close()
+        raw_image(path, readonly=second).close()
 
     def test_other_processes_are_kept_out_too(self, path: Path) -> None:
-        image = RawImage(path)
+        image = raw_image(path)
         program = (
-            "import sys; from pathlib import Path; from pyxen.backends.block import RawImage\n"
-            "RawImage(Path(sys.argv[1]))"
+            "import sys; from pathlib import Path\n"
+            "from pyxen.backends.block.images import open_raw\n"
+            "open_raw(Path(sys.argv[1]))"
         )
         command = [sys.executable, "-c", program, path]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -61,7 +62,7 @@ class TestLocks:
     @pytest.mark.skipif(not shutil.which("qemu-io"), reason="no qemu-io")
     def test_qemu_sees_our_locks(self, path: Path) -> None:
         command = ["qemu-io", "-f", "raw", "-c", "write 0 512", path]
-        image = RawImage(path)
+        image = raw_image(path)
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert "lock" in done.stderr
         image.close()
@@ -71,14 +72,14 @@ class TestLocks:
 class TestFiles:
     def test_what_cannot_be_opened(self, tmp_path: Path) -> None:
         with pytest.raises(PyxenError, match="No such file"):
-            RawImage(tmp_path / "none")
+            raw_image(tmp_path / "none")
         with pytest.raises(PyxenError, match="Is a directory"):
-            RawImage(tmp_path)
+            raw_image(tmp_path)
         with pytest.raises(PyxenError, match="a file or a block device is expected"):
-            RawImage(Path("/dev/null"))
+            raw_image(Path("/dev/null"))
 
     def test_a_file_that_has_become_shorter(self, path: Path) -> None:
-        image = RawImage(path)
+        image = raw_image(path)
         os.truncate(path, 4096 + 100)
         buffers = views(4096, 4096)
         assert not image.read_now(buffers, 4096)
@@ -87,7 +88,7 @@ class TestFiles:
         image.close()
 
     def test_short_transfers_go_on(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        image = RawImage(path)
+        image = raw_image(path)
         read, write = os.preadv, os.pwritev
 
         def short_read(file: int, buffers: list[memoryview], offset: int) -> int:
@@ -115,7 +116,7 @@ class TestFiles:
             calls.append(arguments)
             raise OSError(errno.EOPNOTSUPP, "not supported")
 
-        image = RawImage(path)
+        image = raw_image(path)
         monkeypatch.setattr(os, "preadv", refuse)
         assert not image.read_now(views(512), 0)
         assert not image.read_now(views(512), 0)
@@ -136,7 +137,7 @@ class TestFiles:
                 pass
             return sum(map(len, buffers))
 
-        image = RawImage(path)
+        image = raw_image(path)
         monkeypatch.setattr(os, "pwritev", slow_write)
         assert image.write_now(views(512), 0)
         monkeypatch.setattr("pyxen.backends.block.images._SLOW", 10.0)
@@ -167,7 +168,7 @@ class TestOnTheDisk:
         return calls
 
     def test_write_back(self, path: Path, calls: list[str]) -> None:
-        image = RawImage(path)
+        image = raw_image(path)
         image.write(views(512), 0)
         image.flush()
         assert calls == ["write", "sync"]
@@ -175,7 +176,7 @@ class TestOnTheDisk:
         assert calls == ["write", "sync", "sync"]
 
     def test_write_through(self, path: Path, calls: list[str]) -> None:
-        image = RawImage(path, writethrough=True)
+        image = raw_image(path, writethrough=True)
         assert not image.write_now(views(512), 0)
         image.write(views(512), 0)
         image.discard(0, 512)
@@ -187,7 +188,7 @@ class TestDirect:
     @pytest.fixture
     def image(self, path: Path) -> Iterator[RawImage]:
         try:
-            image = RawImage(path, direct=True)
+            image = raw_image(path, direct=True)
         except PyxenError as error:
             pytest.skip(str(error))
         yield image
@@ -249,7 +250,7 @@ class TestDevices:
         yield from loop_device(backing, 4096)
 
     def test_discard(self, device: Path, backing: Path) -> None:
-        image = RawImage(device)
+        image = raw_image(device)
         assert (image.size, image.discards) == (self.SIZE, True)
         before = backing.stat().st_blocks
         half = self.SIZE // 2
@@ -269,14 +270,14 @@ class TestDevices:
     def test_what_the_host_uses(self, device: Path) -> None:
         user = os.open(device, os.O_RDONLY | os.O_EXCL)
         with pytest.raises(PyxenError, match="the host itself uses it"):
-            RawImage(device)
+            raw_image(device)
         os.close(user)
-        RawImage(device).close()
+        raw_image(device).close()
 
     def test_its_sectors(self, device_4096: Path) -> None:
         with pytest.raises(PyxenError, match="its sectors have 4096 bytes: sector-size=4096"):
-            RawImage(device_4096)
-        RawImage(device_4096, sector_size=4096).close()
+            raw_image(device_4096)
+        raw_image(device_4096, sector_size=4096).close()
 
 
 def loop_device(backing: Path, sector_size: int) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyxen.backends.console.backend import ConsoleBackend
-from pyxen.backends.console.outlet import Outlet, PtyOutlet, SocketOutlet
+from pyxen.backends.console.outlet import Outlet, PtyOutlet, SocketOutlet, open_pty, open_socket
 from pyxen.errors import PyxenError
 from pyxen.testing import FakeDoors
 
@@ -141,7 +141,7 @@ def make(fake: FakeDoors) -> Iterator[Make]:
 @pytest.fixture
 def terminal(fake: FakeDoors, make: Make) -> Iterator[int]:
     """A back end at a terminal; this is the user's side."""
-    make(PtyOutlet(fake.doors.loop, LIMIT))
+    make(PtyOutlet(fake.doors.loop, open_pty(), LIMIT))
     fd = os.open(fake.store.read(f"{FRONTEND}/tty"), os.O_RDWR | os.O_NOCTTY)
     yield fd
     os.close(fd)
@@ -154,7 +154,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def listening(fake: FakeDoors, make: Make, path: Path) -> ConsoleBackend:
-    return make(SocketOutlet(fake.doors.loop, path, LIMIT))
+    return make(SocketOutlet(fake.doors.loop, open_socket(path), LIMIT))
 
 
 class Client:
@@ -308,7 +308,7 @@ def test_what_nobody_reads_is_kept_up_to_the_limit(
 
 
 def test_a_guest_can_be_kept_waiting_instead(fake: FakeDoors, make: Make, path: Path) -> None:
-    backend = make(SocketOutlet(fake.doors.loop, path, 4096, keep=True))
+    backend = make(SocketOutlet(fake.doors.loop, open_socket(path), 4096, keep=True))
     front = Front(fake)
     front.connect()
     data = random.Random(1).randbytes(50_000)
@@ -338,7 +338,7 @@ def test_a_guest_can_be_kept_waiting_instead(fake: FakeDoors, make: Make, path: 
 def test_a_guest_that_waits_loses_nothing_at_its_end(
     fake: FakeDoors, make: Make, path: Path
 ) -> None:
-    backend = make(SocketOutlet(fake.doors.loop, path, 1, keep=True))
+    backend = make(SocketOutlet(fake.doors.loop, open_socket(path), 1, keep=True))
     front = Front(fake)
     front.connect()
     for letter in (b"a", b"b"):
@@ -360,7 +360,7 @@ def test_a_flood_costs_no_memory_and_hinders_no_other(
 ) -> None:
     quiet = Front(fake)
     quiet.connect()
-    outlet = SocketOutlet(fake.doors.loop, path, LIMIT)
+    outlet = SocketOutlet(fake.doors.loop, open_socket(path), LIMIT)
     second = FRONTEND.replace("console/1", "console/2")
     flooded = make(outlet, BACKEND.replace("console/1/1", "console/1/2"), second)
     front = Front(fake, 1, second)
@@ -479,4 +479,4 @@ def test_the_last_output_arrives(fake: FakeDoors, listening: ConsoleBackend, pat
 def test_a_socket_in_use_is_refused(fake: FakeDoors, listening: ConsoleBackend, path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(PyxenError, match="Address already in use"):
-        SocketOutlet(fake.doors.loop, path)
+        open_socket(path)

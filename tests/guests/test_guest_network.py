@@ -19,7 +19,8 @@ from observed import Observer, run_observed
 from pyxen.backends.doors import Doors
 from pyxen.backends.net import Frame, Receive
 from pyxen.backends.net.link import GSO_NONE, GSO_TCPV4, GSO_TCPV6
-from pyxen.backends.net.links.pcap import PcapLink
+from pyxen.backends.net.links.pcap import PcapLink, open_record
+from pyxen.backends.opened import Opened
 from pyxen.toolstack import images
 from pyxen.toolstack.devices import vif
 from pyxen.toolstack.devices.nic import NicConfig
@@ -110,10 +111,12 @@ class Wire:
         self._record = record
         self.ends: list[End] = []
 
-    def make_link(self, doors: Doors, _config: NicConfig) -> End | PcapLink:
+    def make_link(self, doors: Doors, _config: NicConfig, _opened: Opened) -> End | PcapLink:
         end = End(self, doors)
         self.ends.append(end)
-        return PcapLink(doors, end, self._record) if len(self.ends) == 1 else end
+        if len(self.ends) > 1:
+            return end
+        return PcapLink(doors, end, self._record, open_record(self._record))
 
     def pass_on(self, sender: End, frames: Sequence[Frame]) -> None:
         (other,) = (end for end in self.ends if end is not sender)

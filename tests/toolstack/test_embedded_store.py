@@ -11,6 +11,7 @@ import pytest
 from pyxen.abi import io_xs_wire as wire
 from pyxen.abi.grant_table import GNTTAB_RESERVED_XENSTORE
 from pyxen.backends.doors import Doors
+from pyxen.backends.opened import Opened
 from pyxen.backends.xenbus import Backend
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
@@ -18,6 +19,7 @@ from pyxen.hypervisor.events import BACK_END_DOMAIN
 from pyxen.hypervisor.grant_access import GrantAccess
 from pyxen.hypervisor.page_flags import PAGE_SIZE
 from pyxen.testing import FakeEngine
+from pyxen.toolstack.devices import Factory
 from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk
 from pyxen.toolstack.devices.live import CHANNEL, DISK, NIC, Devices
@@ -53,8 +55,13 @@ class Passive(Backend):
         return {"requests": 7}
 
 
-def make_passive(doors: Doors, backend_path: str, frontend_path: str, config: object) -> Backend:
+def make_passive(
+    doors: Doors, backend_path: str, frontend_path: str, config: object, opened: Opened
+) -> Backend:
     return Passive(doors, backend_path, frontend_path)
+
+
+PASSIVE = Factory(lambda config, domid: Opened(()), make_passive)
 
 
 class Run:
@@ -97,7 +104,7 @@ class Run:
             executor=None,  # type: ignore[arg-type]
             loop=None,  # type: ignore[arg-type]
         )
-        factories = {DISK: make_passive, NIC: make_passive, CHANNEL: make_passive}
+        factories = dict.fromkeys((DISK, NIC, CHANNEL), PASSIVE)
         self.devices = Devices(doors, self.store.client, "web", factories)
 
     def end(self) -> None:

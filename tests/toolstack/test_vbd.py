@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pyxen.backends.block import RawImage
+from pyxen.backends.block import BlockBackend, RawImage
 from pyxen.errors import PyxenError
 from pyxen.testing import FakeDoors
 from pyxen.toolstack.devices.disk import parse_disk
-from pyxen.toolstack.devices.vbd import make_vbd
+from pyxen.toolstack.devices.vbd import make_vbd, open_vbd
 
 BACKEND = "/local/domain/0/backend/vbd/1/51712"
 FRONTEND = "/local/domain/1/device/vbd/51712"
@@ -26,10 +26,15 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def make(fake: FakeDoors, spec: str) -> BlockBackend:
+    disk = parse_disk(spec)
+    return make_vbd(fake.doors, BACKEND, FRONTEND, disk, open_vbd(disk, 1))
+
+
 def test_what_the_configuration_says_is_done(path: Path) -> None:
     spec = f"{path},raw,xvda,ro,sector-size=4096,no-discard,persistent-grants=1,rate=1MB/s,iops=50"
     with FakeDoors() as fake:
-        backend = make_vbd(fake.doors, BACKEND, FRONTEND, parse_disk(spec))
+        backend = make(fake, spec)
         assert isinstance(backend.image, RawImage)
         assert backend.image.readonly
         assert backend.image.sector_size == 4096
@@ -44,18 +49,18 @@ def test_what_the_configuration_says_is_done(path: Path) -> None:
 
 def test_the_usual_disk(path: Path) -> None:
     with FakeDoors() as fake:
-        backend = make_vbd(fake.doors, BACKEND, FRONTEND, parse_disk(f"{path},raw,xvda"))
+        backend = make(fake, f"{path},raw,xvda")
         assert backend.advertise()["feature-persistent"] == "0"
         backend.limits.spend(1 << 40)
         assert backend.limits.wait() == 0
         with pytest.raises(PyxenError, match="the image is in use"):
-            make_vbd(fake.doors, BACKEND, FRONTEND, parse_disk(f"{path},raw,xvdb"))
+            make(fake, f"{path},raw,xvdb")
         backend.close()
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     with FakeDoors() as fake, pytest.raises(PyxenError, match="without a medium"):
-        make_vbd(fake.doors, BACKEND, FRONTEND, parse_disk(",,xvdc:cdrom"))
+        make(fake, ",,xvdc:cdrom")
     for text in ("0", "x", "-1", "1" * 10, "\u00b2"):
         with pytest.raises(PyxenError, match="no number of requests"):
             parse_disk(f"{tmp_path},raw,xvda,iops={text}")

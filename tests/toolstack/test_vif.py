@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from pyxen.backends.net import Link
 from pyxen.backends.net.links.none import NoLink
 from pyxen.backends.net.links.pcap import PcapLink
 from pyxen.backends.net.links.switch import SwitchLink
 from pyxen.backends.net.links.user import UserLink
 from pyxen.errors import PyxenError
 from pyxen.testing.fake_doors import FakeDoors
-from pyxen.toolstack.devices.nic import parse_nic
-from pyxen.toolstack.devices.vif import make_link
+from pyxen.toolstack.devices.nic import NicConfig, parse_nic
+from pyxen.toolstack.devices.vif import make_link, open_vif
 
 
 @pytest.fixture
@@ -32,8 +33,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
+def make(fake: FakeDoors, config: NicConfig) -> Link:
+    return make_link(fake.doors, config, open_vif(config, 1))
+
+
 def test_none(fake: FakeDoors) -> None:
-    link = make_link(fake.doors, parse_nic("none"))
+    link = make(fake, parse_nic("none"))
     assert isinstance(link, NoLink)
 
 
@@ -41,35 +46,34 @@ def test_none(fake: FakeDoors) -> None:
 @pytest.mark.parametrize(("spec", "mtu"), [("user", "65520"), ("mtu=1400", "1400")])
 def test_user(fake: FakeDoors, spec: str, mtu: str) -> None:
     config = replace(parse_nic(spec), mac="00:16:3e:00:00:01")
-    link = make_link(fake.doors, config)
+    link = make(fake, config)
     assert isinstance(link, UserLink)
-    options = link._process.args
-    assert isinstance(options, list)
+    options = Path(f"/proc/{link._opened.pid}/cmdline").read_text().split("\0")
     assert options[options.index("--mtu") + 1] == mtu
     assert "--no-map-gw" in options
     link.release()
 
 
 def test_a_switch_is_in_the_run_folder_for_its_owner_alone(fake: FakeDoors, run: Path) -> None:
-    link = make_link(fake.doors, parse_nic("switch=lan"))
+    link = make(fake, parse_nic("switch=lan"))
     assert isinstance(link, SwitchLink)
     for folder in (run, run / "switches", run / "switches" / "lan"):
         assert folder.stat().st_mode & 0o777 == 0o700
     link.release()
     (run / "switches" / "lan").chmod(0o750)
     with pytest.raises(PyxenError, match="others can get into it"):
-        make_link(fake.doors, parse_nic("switch=lan"))
+        make(fake, parse_nic("switch=lan"))
 
 
 @pytest.mark.parametrize("name", [".", "..", ".hidden", "a/b"])
 def test_names_of_switches(fake: FakeDoors, run: Path, name: str) -> None:
     with pytest.raises(PyxenError, match="is no name for a switch"):
-        make_link(fake.doors, parse_nic(f"switch={name}"))
+        make(fake, parse_nic(f"switch={name}"))
     assert not run.exists()
 
 
 def test_pcap(fake: FakeDoors, tmp_path: Path) -> None:
-    link = make_link(fake.doors, parse_nic(f"none,pcap={tmp_path}/card.pcap"))
+    link = make(fake, parse_nic(f"none,pcap={tmp_path}/card.pcap"))
     assert isinstance(link, PcapLink)
     link.release()
     assert (tmp_path / "card.pcap").stat().st_size == 24
@@ -81,6 +85,6 @@ def test_tap_and_bridge_say_what_they_need(fake: FakeDoors) -> None:
         if spec.startswith("tap") and os.geteuid() == 0:
             continue
         with pytest.raises(PyxenError, match=needed):
-            make_link(fake.doors, replace(parse_nic(spec), devid=0))
+            make(fake, replace(parse_nic(spec), devid=0))
     with pytest.raises(PyxenError, match="'nowhere' is no address"):
-        make_link(fake.doors, parse_nic("tap=tap5,ip=nowhere"))
+        make(fake, parse_nic("tap=tap5,ip=nowhere"))

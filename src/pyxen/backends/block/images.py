@@ -28,6 +28,7 @@ from time import perf_counter
 from typing import Final
 
 from pyxen.backends.block.locks import lock_image
+from pyxen.backends.opened import Opened
 from pyxen.errors import PyxenError
 
 SECTOR: Final = 512
@@ -93,13 +94,14 @@ class Image(ABC):
 class RawImage(Image):
     """A file or a block device whose bytes are those of the disk.
 
-    It is locked until ``close``. Raises PyxenError if it cannot be opened or is in use. A last part
-    of a file that is less than a sector is left out.
+    It is what ``open_raw`` has opened, and locked until ``close``. A last part of a file that is
+    less than a sector is left out.
     """
 
     def __init__(
         self,
         path: Path,
+        opened: Opened,
         *,
         readonly: bool = False,
         sector_size: int = 512,
@@ -115,26 +117,10 @@ class RawImage(Image):
         self._write_flags = os.RWF_DSYNC if writethrough else 0
         self._waits = direct
         self._slow_writes = 0
-        self._file = _open(path, readonly, direct)
-        try:
-            mode = os.fstat(self._file).st_mode
-            self._is_device = stat.S_ISBLK(mode)
-            if not self._is_device and not stat.S_ISREG(mode):
-                raise PyxenError(f"{path}: a file or a block device is expected")
-            if self._is_device:
-                self._check_sectors()
-            lock_image(self._file, path, readonly)
-        except BaseException:
-            os.close(self._file)
-            raise
+        (self._file,) = opened.files
+        self._is_device = stat.S_ISBLK(os.fstat(self._file).st_mode)
         self.discards = discards and not readonly
         self.size = self.measure()
-
-    def _check_sectors(self) -> None:
-        raw = fcntl.ioctl(self._file, _BLKSSZGET, bytes(4))
-        (needed,) = struct.unpack("I", raw)
-        if self.sector_size % needed:
-            raise PyxenError(f"{self.name}: its sectors have {needed} bytes: sector-size={needed}")
 
     def measure(self) -> int:
         size = os.lseek(self._file, 0, os.SEEK_END)
@@ -203,6 +189,30 @@ class RawImage(Image):
         if not self.readonly:
             self.flush()
         os.close(self._file)
+
+
+def open_raw(
+    path: Path, *, readonly: bool = False, sector_size: int = 512, direct: bool = False
+) -> Opened:
+    """The file of a ``RawImage``, locked. Raises PyxenError if it cannot be opened or is in use."""
+    file = _open(path, readonly, direct)
+    try:
+        mode = os.fstat(file).st_mode
+        if stat.S_ISBLK(mode):
+            _check_sectors(file, path, sector_size)
+        elif not stat.S_ISREG(mode):
+            raise PyxenError(f"{path}: a file or a block device is expected")
+        lock_image(file, path, readonly)
+    except BaseException:
+        os.close(file)
+        raise
+    return Opened((file,))
+
+
+def _check_sectors(file: int, path: Path, sector_size: int) -> None:
+    (needed,) = struct.unpack("I", fcntl.ioctl(file, _BLKSSZGET, bytes(4)))
+    if sector_size % needed:
+        raise PyxenError(f"{path}: its sectors have {needed} bytes: sector-size={needed}")
 
 
 def _open(path: Path, readonly: bool, direct: bool) -> int:

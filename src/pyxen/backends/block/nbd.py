@@ -134,14 +134,15 @@ class NbdConnection:
 
 
 class NbdImage(Image):
-    """An export of a server behind a unix socket. Raises PyxenError if there is none.
+    """An export of a server, by these connections with it, of which it uses as many as the server
+    permits. Raises PyxenError if there is none.
 
     ``disk`` is what messages call it.
     """
 
     def __init__(
         self,
-        path: str,
+        links: Sequence[socket.socket],
         export: str,
         disk: str,
         *,
@@ -154,24 +155,24 @@ class NbdImage(Image):
         self.sector_size = sector_size
         self._connections: list[NbdConnection] = []
         self._idle: LifoQueue[NbdConnection] = LifoQueue()
+        unused = list(links)
         try:
-            first = self._connect(path, export)
-            if first.flags & _FLAG_MULTI_CONN:
-                for _ in range(CONNECTIONS - 1):
-                    self._connect(path, export)
+            first = self._connect(unused.pop(0), export)
+            while unused and first.flags & _FLAG_MULTI_CONN:
+                self._connect(unused.pop(0), export)
         except OSError as error:
             self._disconnect()
             raise PyxenError(f"{disk}: {error.strerror or error}") from None
+        finally:
+            for link in unused:
+                link.close()
         self.size = first.size - first.size % sector_size
         self.readonly = readonly or bool(first.flags & _FLAG_READ_ONLY)
         self.discards = discards and not self.readonly and bool(first.flags & _FLAG_TRIM)
         self.volatile = not writethrough and bool(first.flags & _FLAG_FLUSH)
 
-    def _connect(self, path: str, export: str) -> NbdConnection:
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _connect(self, link: socket.socket, export: str) -> NbdConnection:
         try:
-            link.settimeout(_TIMEOUT)
-            link.connect(path)
             connection = NbdConnection(link, export)
         except BaseException:
             link.close()

@@ -2,10 +2,9 @@
 """Images in other formats than raw: QEMU's storage daemon understands them, and we use it by NBD.
 
 Each such disk has a ``qemu-storage-daemon`` of its own, which opens the image and serves it on a
-unix socket; the socket is passed to it, so that it can be connected to from the first moment. The
-socket's file is removed before, as a pyxen that is killed could not, and we connect by a descriptor
-of it. The daemon is ended with the disk, and by the kernel when pyxen is killed. It locks its
-image, as we do.
+unix socket. The socket is passed to it with connections that wait there already, and its file is
+removed before, as a pyxen that is killed could not. The daemon is ended with the disk, and by the
+kernel when pyxen is killed. It locks its image, as we do.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from pyxen.backends.block.nbd import NbdImage
+from pyxen.backends.block.nbd import CONNECTIONS, NbdImage
+from pyxen.backends.opened import Opened, Program, last_words
 from pyxen.errors import PyxenError
 
 DAEMON: Final = "qemu-storage-daemon"
@@ -28,7 +27,6 @@ DRIVERS: Final = {"qcow": "qcow", "qcow2": "qcow2", "qed": "qed", "vhd": "vpc", 
 """By xl's names of formats, those of QEMU's drivers."""
 
 _EXPORT: Final = "disk"
-_PATIENCE: Final = 10.0
 # PR_SET_PDEATHSIG with SIGTERM, unless the parent has died already.
 _START: Final = """
 import ctypes, os, sys
@@ -39,45 +37,24 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class StorageDaemonImage(NbdImage):
-    """An image in one of ``DRIVERS``. Raises PyxenError if it cannot be opened, or if there is no
-    storage daemon."""
+    """An image in one of ``DRIVERS``, behind the daemon that ``start_daemon`` has started. Raises
+    PyxenError if the daemon cannot open it."""
 
     def __init__(
         self,
         path: Path,
-        image_format: str,
+        opened: Opened,
         *,
         readonly: bool = False,
         sector_size: int = 512,
         discards: bool = True,
         writethrough: bool = False,
-        direct: bool = False,
     ) -> None:
-        program = shutil.which(DAEMON)
-        if program is None:
-            raise PyxenError(
-                f"{path}: images in the format {image_format} need {DAEMON}, which is not "
-                "installed (Debian: qemu-system-common)"
-            )
-        node = _node(path, image_format, readonly, direct)
-        self._process: subprocess.Popen[bytes] | None = None
-        listener, place = _listen()
+        self._opened = opened
+        self._messages, *connections = opened.files
         try:
-            with listener:
-                export = f"type=nbd,id={_EXPORT},node-name=disk,name={_EXPORT}"
-                export += f",writable={'off' if readonly else 'on'}"
-                export += f",writethrough={'on' if writethrough else 'off'}"
-                arguments = ["--nbd-server", f"addr.type=fd,addr.str={listener.fileno()}"]
-                arguments += ["--blockdev", json.dumps(node), "--export", export]
-                self._process = subprocess.Popen(
-                    [sys.executable, "-ISc", _START, str(os.getpid()), program, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=(listener.fileno(),),
-                )
             super().__init__(
-                f"/proc/self/fd/{place}",
+                [socket.socket(fileno=each) for each in connections],
                 _EXPORT,
                 str(path),
                 readonly=readonly,
@@ -86,40 +63,59 @@ class StorageDaemonImage(NbdImage):
                 writethrough=writethrough,
             )
         except PyxenError as error:
-            raise PyxenError(f"{path}: {self._reason() or error}") from None
-        finally:
-            os.close(place)
-
-    def _reason(self) -> str:
-        """What the daemon has said, on one line."""
-        process, self._process = self._process, None
-        assert process is not None
-        process.terminate()
-        said = process.communicate()[1].decode(errors="replace")
-        return " ".join(said.replace(f"{DAEMON}:", "").split())
+            opened.release()
+            reason = " ".join(last_words(self._messages).replace(f"{DAEMON}:", "").split())
+            raise PyxenError(f"{path}: {reason or error}") from None
 
     def close(self) -> None:
         """What was written is on the disk when it returns."""
         super().close()
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.communicate(timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        self._opened.release()
+        if self._messages >= 0:
+            os.close(self._messages)
+            self._messages = -1
 
 
-def _listen() -> tuple[socket.socket, int]:
-    """A socket that listens, and a descriptor of its file, which has no name any more."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def start_daemon(
+    path: Path,
+    image_format: str,
+    *,
+    readonly: bool = False,
+    writethrough: bool = False,
+    direct: bool = False,
+) -> Opened:
+    """Start a daemon for an image: its messages, and connections with it. Whether it can open the
+    image is known when it is spoken to. Raises PyxenError if there is none."""
+    program = shutil.which(DAEMON)
+    if program is None:
+        raise PyxenError(
+            f"{path}: images in the format {image_format} need {DAEMON}, which is not "
+            "installed (Debian: qemu-system-common)"
+        )
+    with socket.socket(socket.AF_UNIX) as listener:
+        connections = _connect(listener)
+        export = f"type=nbd,id={_EXPORT},node-name=disk,name={_EXPORT}"
+        export += f",writable={'off' if readonly else 'on'}"
+        export += f",writethrough={'on' if writethrough else 'off'}"
+        command = [sys.executable, "-ISc", _START, str(os.getpid()), program]
+        command += ["--nbd-server", f"addr.type=fd,addr.str={listener.fileno()}"]
+        command += ["--blockdev", json.dumps(_node(path, image_format, readonly, direct))]
+        command += ["--export", export]
+        daemon = Program(command, [listener.fileno()])
+    return Opened((daemon.messages, *connections), daemon.stop, daemon.pid)
+
+
+def _connect(listener: socket.socket) -> list[int]:
+    """Connections with a socket that listens from now on, and whose file has gone again."""
+    connections = []
     with tempfile.TemporaryDirectory(prefix="pyxen-disk-") as folder:
-        address = f"{folder}/nbd"
-        listener.bind(address)
-        listener.listen(8)
-        return listener, os.open(address, os.O_PATH | os.O_CLOEXEC)
+        listener.bind(f"{folder}/nbd")
+        listener.listen(CONNECTIONS)
+        for _ in range(CONNECTIONS):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(f"{folder}/nbd")
+            connections.append(connection.detach())
+    return connections
 
 
 def _node(path: Path, image_format: str, readonly: bool, direct: bool) -> dict[str, object]:

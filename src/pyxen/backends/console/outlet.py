@@ -22,6 +22,7 @@ from typing import Final
 from pyxen.abi.io_console import XENCONS_OUT_SIZE
 from pyxen.backends.console import sockets
 from pyxen.backends.console.buffer import DEFAULT_LIMIT, OutputBuffer
+from pyxen.backends.opened import Opened
 
 _CHUNK: Final = 16 * 1024
 _RETRY_SECONDS: Final = 1.0
@@ -160,16 +161,19 @@ class Outlet(ABC):
 
 
 class PtyOutlet(Outlet):
-    """A pseudo-terminal of its own, raw, as xenconsoled makes them. This end keeps the user's side
-    open, so that users may come and go. Raises OSError if there is none to be had."""
+    """A pseudo-terminal of its own, raw, as xenconsoled makes them: that of ``open_pty``. This end
+    keeps the user's side open, so that users may come and go."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limit: int = DEFAULT_LIMIT, *, keep: bool = False
+        self,
+        loop: asyncio.AbstractEventLoop,
+        opened: Opened,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        keep: bool = False,
     ) -> None:
         super().__init__(loop, limit, keep=keep)
-        self._master, self._slave = os.openpty()
-        tty.setraw(self._slave)
-        os.set_blocking(self._master, False)
+        self._master, self._slave = opened.files
         self.tty = os.ttyname(self._slave)
 
     def _start(self) -> None:
@@ -186,20 +190,20 @@ class PtyOutlet(Outlet):
 
 
 class SocketOutlet(Outlet):
-    """A unix socket that listens, for one client after the other. Raises PyxenError if it cannot be
-    made."""
+    """A unix socket that listens, that of ``open_socket``, for one client after the other."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        path: Path,
+        opened: Opened,
         limit: int = DEFAULT_LIMIT,
         *,
         keep: bool = False,
     ) -> None:
         super().__init__(loop, limit, keep=keep)
-        self._path = path
-        self._listener = sockets.listen(path)
+        self._opened = opened
+        self._listener = socket.socket(fileno=opened.files[0])
+        self._listener.setblocking(False)
         self._client: socket.socket | None = None
 
     def _start(self) -> None:
@@ -232,4 +236,20 @@ class SocketOutlet(Outlet):
     def _close(self) -> None:
         self._drop()
         self._loop.remove_reader(self._listener)
-        sockets.close(self._listener, self._path)
+        self._listener.close()
+        self._opened.release()
+
+
+def open_pty() -> Opened:
+    """A pseudo-terminal, raw: its master, which does not block, and the user's side. Raises
+    OSError."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    os.set_blocking(master, False)
+    return Opened((master, slave))
+
+
+def open_socket(path: Path) -> Opened:
+    """A socket that listens there, for its owner. Raises PyxenError if it cannot be made."""
+    listener = sockets.listen(path)
+    return Opened((listener.detach(),), lambda: path.unlink(missing_ok=True))

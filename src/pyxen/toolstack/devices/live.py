@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyxen.abi.io_xenbus import XenbusStateInitialising
 from pyxen.backends.doors import Doors
+from pyxen.backends.opened import Opened
 from pyxen.backends.xenbus import BACK_END_DIRECTORY, Backend
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices import FACTORIES
@@ -37,6 +38,7 @@ DISK: Final = "vbd"
 NIC: Final = "vif"
 CHANNEL: Final = "console"
 DeviceConfig = DiskConfig | NicConfig | ChannelConfig
+OpenDevice = Callable[[str, DeviceConfig], Opened]
 _NAMES: Final = {DISK: "disk", NIC: "network card", CHANNEL: "console"}
 
 
@@ -60,7 +62,8 @@ class Device:
 
 class Devices:
     """See the module. ``client`` writes the directories; ``domain_name`` is what cards without an
-    address get theirs from."""
+    address get theirs from. ``open_device``, if given, opens what a device of a kind and a
+    configuration needs of the host, in place of its factory."""
 
     def __init__(
         self,
@@ -68,11 +71,13 @@ class Devices:
         client: WatchingClient,
         domain_name: str,
         factories: Mapping[str, Factory] = FACTORIES,
+        open_device: OpenDevice | None = None,
     ) -> None:
         self._doors = doors
         self._client = client
         self._domain_name = domain_name
         self._factories = factories
+        self._open_device = open_device or self._open_here
         self._devices: dict[tuple[str, int], Device] = {}
 
     def find(self, kind: str, devid: int) -> Device | None:
@@ -120,7 +125,8 @@ class Devices:
         domid = self._doors.domid
         frontend_path = f"/local/domain/{domid}/device/{kind}/{devid}"
         backend_path = f"{BACK_END_DIRECTORY}/backend/{kind}/{domid}/{devid}"
-        backend = factory(self._doors, backend_path, frontend_path, config)
+        opened = self._open_device(kind, config)
+        backend = factory.make(self._doors, backend_path, frontend_path, config, opened)
         libxl_path = f"/libxl/{domid}/device/{kind}/{devid}"
         device = Device(kind, devid, config, backend, frontend_path, backend_path, libxl_path)
         self._write(device, config)
@@ -128,6 +134,9 @@ class Devices:
         backend.machine.ended.append(lambda: self._forget(device))
         backend.machine.attach()
         return device
+
+    def _open_here(self, kind: str, config: DeviceConfig) -> Opened:
+        return self._factories[kind].open(config, self._doors.domid)
 
     def _write(self, device: Device, config: DeviceConfig) -> None:
         """Both directories, and the tool stack's copy. The back end's first: when the guest finds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a disk's configuration to its back end: opens the image."""
+"""From a disk's configuration to its image and its back end."""
 
 from __future__ import annotations
 
@@ -14,25 +14,46 @@ from pyxen.backends.block import (
     RawImage,
     StorageDaemonImage,
 )
+from pyxen.backends.block.images import open_raw
+from pyxen.backends.block.storage_daemon import start_daemon
 from pyxen.backends.doors import Doors
+from pyxen.backends.opened import Opened
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices.disk import DiskConfig
 
 _MICROSECONDS: Final = 1e-6
 
 
-def make_vbd(
-    doors: Doors, backend_path: str, frontend_path: str, config: DiskConfig
-) -> BlockBackend:
-    """Raises PyxenError if the image cannot be opened, or is in use."""
+def open_vbd(config: DiskConfig, domid: int) -> Opened:
+    """The image of such a disk. Raises PyxenError if it cannot be opened, or is in use."""
     if config.image_format == "empty":
         raise PyxenError(f"disk {config.vdev}: a drive without a medium is of no use to PV guests")
-    image = _open_image(config)
+    path = Path(config.target)
+    if config.image_format == "raw":
+        return open_raw(
+            path,
+            readonly=config.readonly,
+            sector_size=config.sector_size,
+            direct=config.direct_io_safe,
+        )
+    return start_daemon(
+        path,
+        config.image_format,
+        readonly=config.readonly,
+        writethrough=config.writethrough,
+        direct=config.direct_io_safe,
+    )
+
+
+def make_vbd(
+    doors: Doors, backend_path: str, frontend_path: str, config: DiskConfig, opened: Opened
+) -> BlockBackend:
+    """Raises PyxenError if the image is none of its format."""
     return BlockBackend(
         doors,
         backend_path,
         frontend_path,
-        image,
+        _image(config, opened),
         _limits(config),
         cdrom=config.cdrom,
         persistent=config.persistent,
@@ -51,11 +72,12 @@ def _limits(config: DiskConfig) -> Limits:
     return Limits(operations, transferred)
 
 
-def _open_image(config: DiskConfig) -> Image:
+def _image(config: DiskConfig, opened: Opened) -> Image:
     path = Path(config.target)
     if config.image_format == "raw":
         return RawImage(
             path,
+            opened,
             readonly=config.readonly,
             sector_size=config.sector_size,
             discards=config.discard,
@@ -64,10 +86,9 @@ def _open_image(config: DiskConfig) -> Image:
         )
     return StorageDaemonImage(
         path,
-        config.image_format,
+        opened,
         readonly=config.readonly,
         sector_size=config.sector_size,
         discards=config.discard,
         writethrough=config.writethrough,
-        direct=config.direct_io_safe,
     )

@@ -16,7 +16,7 @@ from station import Station
 
 from pyxen.backends.net.link import Frame, Receive
 from pyxen.backends.net.links import pcap
-from pyxen.backends.net.links.pcap import PcapLink
+from pyxen.backends.net.links.pcap import PcapLink, open_record
 from pyxen.errors import PyxenError
 from pyxen.testing.fake_doors import FakeDoors
 
@@ -57,6 +57,10 @@ def fake() -> Iterator[FakeDoors]:
         yield fake
 
 
+def recorded(fake: FakeDoors, link: Echo, file: Path) -> PcapLink:
+    return PcapLink(fake.doors, link, file, open_record(file))
+
+
 def records(file: Path) -> list[tuple[float, bytes]]:
     data = file.read_bytes()
     assert struct.unpack_from("<IHHiIII", data) == (0xA1B23C4D, 2, 4, 0, 0, 262144, 1)
@@ -74,7 +78,7 @@ def records(file: Path) -> list[tuple[float, bytes]]:
 
 def test_both_directions_are_recorded(fake: FakeDoors, tmp_path: Path) -> None:
     echo = Echo()
-    link = PcapLink(fake.doors, echo, tmp_path / "card.pcap")
+    link = recorded(fake, echo, tmp_path / "card.pcap")
     assert link.takes_unfinished
     got: list[Frame] = []
     link.open(lambda frames: bool(got.extend(frames)))
@@ -98,7 +102,7 @@ def test_both_directions_are_recorded(fake: FakeDoors, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="there is no tcpdump")
 def test_tcpdump_reads_it(fake: FakeDoors, tmp_path: Path) -> None:
-    link = PcapLink(fake.doors, Echo(), tmp_path / "card.pcap")
+    link = recorded(fake, Echo(), tmp_path / "card.pcap")
     station = Station(fake, link, "00:16:3e:00:00:01", "198.51.100.1")
     station.send_udp("198.51.100.2", 1000, 2000, b"hello")
     station.send_tcp("198.51.100.2", (1000, 80), (7, 0), 2)
@@ -125,7 +129,7 @@ def test_a_slow_disk_is_not_waited_for(
     fake: FakeDoors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pcap, "_QUEUE_LIMIT", 10_000)
-    link = PcapLink(fake.doors, Echo(), tmp_path / "card.pcap")
+    link = recorded(fake, Echo(), tmp_path / "card.pcap")
     link.open(lambda frames: True)
     link.send([Frame(bytes(1000))] * 100)
     dropped = link.statistics()["pcap_dropped"]
@@ -137,7 +141,7 @@ def test_a_slow_disk_is_not_waited_for(
 def test_a_full_disk_ends_the_record(
     fake: FakeDoors, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link = PcapLink(fake.doors, Echo(), tmp_path / "card.pcap")
+    link = recorded(fake, Echo(), tmp_path / "card.pcap")
     full = os.open("/dev/full", os.O_WRONLY)
     assert link._file is not None
     os.dup2(full, link._file)
@@ -150,16 +154,14 @@ def test_a_full_disk_ends_the_record(
     link.release()
 
 
-def test_where_it_cannot_be(fake: FakeDoors, tmp_path: Path) -> None:
+def test_where_it_cannot_be(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for place, why in (
         ("missing/card.pcap", "No such file"),
         ("", "Is a directory"),
         ("fifo", "No such device"),
     ):
-        echo = Echo()
         with pytest.raises(PyxenError, match=why):
-            PcapLink(fake.doors, echo, tmp_path / place)
-        assert echo.released
+            open_record(tmp_path / place)
     with pytest.raises(PyxenError, match="not a regular file"):
-        PcapLink(fake.doors, Echo(), Path("/dev/null"))
+        open_record(Path("/dev/null"))

@@ -16,7 +16,7 @@ import pytest
 
 from pyxen.backends.net.link import GSO_TCPV4, Frame
 from pyxen.backends.net.links import stream, switch
-from pyxen.backends.net.links.switch import SwitchLink
+from pyxen.backends.net.links.switch import SwitchLink, join
 from pyxen.testing.fake_doors import FakeDoors
 
 BROADCAST = b"\xff" * 6
@@ -58,7 +58,7 @@ def make(fake: FakeDoors, tmp_path: Path) -> Iterator[MakePort]:
     numbers = count(1)
 
     def make() -> Port:
-        ports.append(Port(SwitchLink(fake.doors, tmp_path / "lan"), next(numbers)))
+        ports.append(Port(SwitchLink(fake.doors, join(tmp_path / "lan")), next(numbers)))
         ports[:] = [port for port in ports if not port.link._released]
         fake.run(until=lambda: all(_peers(port) >= len(ports) - 1 for port in ports))
         return ports[-1]
@@ -175,10 +175,10 @@ def test_the_file_of_a_process_that_was_killed_is_removed(
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from pyxen.backends.net.links.switch import SwitchLink\n"
+        "from pyxen.backends.net.links.switch import SwitchLink, join\n"
         "from pyxen.testing.fake_doors import FakeDoors\n"
         "with FakeDoors(pages=64) as fake:\n"
-        "    link = SwitchLink(fake.doors, Path(sys.argv[1]))\n"
+        "    link = SwitchLink(fake.doors, join(Path(sys.argv[1])))\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -207,7 +207,7 @@ def test_a_long_path(fake: FakeDoors, tmp_path: Path) -> None:
     """Longer than a socket's address can be."""
     folder = tmp_path / ("long" * 40)
     folder.mkdir()
-    SwitchLink(fake.doors, folder).release()
+    SwitchLink(fake.doors, join(folder)).release()
 
 
 def test_nonsense_from_a_peer(

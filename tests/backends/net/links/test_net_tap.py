@@ -14,7 +14,7 @@ import pytest
 from station import Connection, Station
 
 from pyxen.backends.net.link import Frame
-from pyxen.backends.net.links.tap import TapLink
+from pyxen.backends.net.links.tap import TapLink, open_tap
 from pyxen.errors import PyxenError
 from pyxen.testing.fake_doors import FakeDoors
 
@@ -33,6 +33,10 @@ def fake(own_network: Any) -> Iterator[FakeDoors]:
         yield fake
 
 
+def make_tap(fake: FakeDoors, name: str, **options: Any) -> TapLink:
+    return TapLink(fake.doors, name, open_tap(name, **options))
+
+
 def add_bridge(ip: Any, name: str = "xenbr0") -> int:
     ip.link("add", ifname=name, kind="bridge")
     index = int(ip.link_lookup(ifname=name)[0])
@@ -48,7 +52,7 @@ def wait_until_gone(fake: FakeDoors, ip: Any, name: str) -> None:
 def test_bridge(own_network: Any, fake: FakeDoors) -> None:
     ip = own_network
     bridge = add_bridge(ip)
-    link = TapLink(fake.doors, "vif1.0", bridge="xenbr0", mtu=1400)
+    link = make_tap(fake, "vif1.0", bridge="xenbr0", mtu=1400)
     (tap,) = ip.get_links(ip.link_lookup(ifname="vif1.0")[0])
     assert tap.get_attr("IFLA_MASTER") == bridge
     assert tap.get_attr("IFLA_MTU") == 1400
@@ -65,7 +69,7 @@ def test_bridge(own_network: Any, fake: FakeDoors) -> None:
 def test_two_cards_on_a_bridge(own_network: Any, fake: FakeDoors) -> None:
     ip = own_network
     add_bridge(ip)
-    links = [TapLink(fake.doors, f"vif{number}.0", bridge="xenbr0") for number in (1, 2)]
+    links = [make_tap(fake, f"vif{number}.0", bridge="xenbr0") for number in (1, 2)]
     stations = [
         Station(fake, link, f"{MAC[:-1]}{number}", f"198.51.100.{number + 2}")
         for number, link in enumerate(links)
@@ -81,7 +85,7 @@ def test_two_cards_on_a_bridge(own_network: Any, fake: FakeDoors) -> None:
 def test_unfinished_frames_pass_both_ways(own_network: Any, fake: FakeDoors) -> None:
     ip = own_network
     add_bridge(ip)
-    link = TapLink(fake.doors, "vif1.0", bridge="xenbr0")
+    link = make_tap(fake, "vif1.0", bridge="xenbr0")
     station = Station(fake, link, MAC, GUEST)
     station.router_mac = station.resolve(HOST)
     connection = Connection(station, HOST, (5000, 80))
@@ -121,7 +125,7 @@ def test_unfinished_frames_pass_both_ways(own_network: Any, fake: FakeDoors) -> 
 
 def test_routes_lead_to_the_guest(own_network: Any, fake: FakeDoors) -> None:
     ip = own_network
-    link = TapLink(fake.doors, "tap7", routes=[GUEST])
+    link = make_tap(fake, "tap7", routes=[GUEST])
     (index,) = ip.link_lookup(ifname="tap7")
     (route,) = ip.get_routes(oif=index, family=socket.AF_INET, table=254)
     assert (route.get_attr("RTA_DST"), route["dst_len"]) == (GUEST, 32)
@@ -131,14 +135,14 @@ def test_routes_lead_to_the_guest(own_network: Any, fake: FakeDoors) -> None:
 def test_a_device_that_was_there_stays(own_network: Any, fake: FakeDoors) -> None:
     ip = own_network
     ip.link("add", ifname="tap8", kind="tuntap", mode="tap")
-    link = TapLink(fake.doors, "tap8")
+    link = make_tap(fake, "tap8")
     with pytest.raises(PyxenError, match=r"tap device tap8: it is in use"):
-        TapLink(fake.doors, "tap8")
+        make_tap(fake, "tap8")
     link.release()
 
     def free() -> bool:
         try:
-            TapLink(fake.doors, "tap8").release()
+            make_tap(fake, "tap8").release()
         except PyxenError:
             return False
         return True
@@ -151,22 +155,22 @@ def test_refusals(own_network: Any, fake: FakeDoors) -> None:
     ip = own_network
     add_bridge(ip)
     with pytest.raises(PyxenError, match="there is no device nobridge"):
-        TapLink(fake.doors, "vif1.0", bridge="nobridge")
+        make_tap(fake, "vif1.0", bridge="nobridge")
     assert not ip.link_lookup(ifname="vif1.0")
     with pytest.raises(PyxenError, match="lo is not a bridge"):
-        TapLink(fake.doors, "vif1.0", bridge="lo")
+        make_tap(fake, "vif1.0", bridge="lo")
     with pytest.raises(PyxenError, match="xenbr0: there is another device of this name"):
-        TapLink(fake.doors, "xenbr0")
+        make_tap(fake, "xenbr0")
     for name in ("", "a" * 16, "a/b", "a b"):
         with pytest.raises(PyxenError, match="is no name for a device"):
-            TapLink(fake.doors, name)
+            make_tap(fake, name)
 
 
 def test_a_device_that_goes_is_told(
     own_network: Any, fake: FakeDoors, caplog: pytest.LogCaptureFixture
 ) -> None:
     ip = own_network
-    link = TapLink(fake.doors, "tap9")
+    link = make_tap(fake, "tap9")
     ip.link("del", index=ip.link_lookup(ifname="tap9")[0])
     fake.run(until=lambda: "tap device tap9" in caplog.text)
     link.send([Frame(bytes(60))])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from station import TCP, Connection, Station
 
 from pyxen.backends.net.link import Frame
 from pyxen.backends.net.links import user
-from pyxen.backends.net.links.user import GUEST, ROUTER, Border, UserLink
+from pyxen.backends.net.links.user import GUEST, ROUTER, Border, UserLink, start_passt
 from pyxen.errors import PyxenError
 from pyxen.testing.fake_doors import FakeDoors
 from pyxen.toolstack.devices.nic import Forward
@@ -42,7 +43,8 @@ def make(fake: FakeDoors) -> Iterator[MakeStation]:
     links: list[UserLink] = []
 
     def make(*forwards: Forward, host_loopback: bool = False, mtu: int = 65520) -> Station:
-        link = UserLink(fake.doors, MAC, forwards=forwards, host_loopback=host_loopback, mtu=mtu)
+        opened = start_passt(MAC, forwards=forwards, host_loopback=host_loopback, mtu=mtu)
+        link = UserLink(fake.doors, opened, forwards=forwards, host_loopback=host_loopback)
         links.append(link)
         station = Station(fake, link, MAC, GUEST)
         station.router_mac = station.resolve(ROUTER)
@@ -91,12 +93,13 @@ def in_namespaces(program: str, before: str = "true") -> str:
     prelude = (
         "import socket\n"
         "from station import Connection, Station\n"
-        "from pyxen.backends.net.links.user import GUEST, ROUTER, UserLink\n"
+        "from pyxen.backends.net.links.user import GUEST, ROUTER, UserLink, start_passt\n"
         "from pyxen.testing.fake_doors import FakeDoors\n"
         "from pyxen.toolstack.devices.nic import Forward\n"
         f"MAC = {MAC!r}\n"
         "def make(*forwards, host_loopback=False):\n"
-        "    link = UserLink(fake.doors, MAC, forwards=forwards, host_loopback=host_loopback)\n"
+        "    options = {'forwards': forwards, 'host_loopback': host_loopback}\n"
+        "    link = UserLink(fake.doors, start_passt(MAC, **options), **options)\n"
         "    station = Station(fake, link, MAC, GUEST)\n"
         "    station.router_mac = station.resolve(ROUTER)\n"
         "    return station\n"
@@ -235,9 +238,9 @@ class TestForward:
         for port in ports:
             socket.create_connection(("127.0.0.1", port), timeout=20).close()
 
-    def test_a_port_that_is_in_use_is_refused(self, fake: FakeDoors) -> None:
+    def test_a_port_that_is_in_use_is_refused(self) -> None:
         with echo_server() as port, pytest.raises(PyxenError, match=f"passt: .*{port}"):
-            UserLink(fake.doors, MAC, forwards=[Forward("tcp", port, 22)])
+            start_passt(MAC, forwards=[Forward("tcp", port, 22)])
 
 
 @needs_passt
@@ -465,10 +468,10 @@ class TestOddHosts:
 
 
 class TestProcess:
-    def test_without_passt(self, fake: FakeDoors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_passt(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(user, "PROGRAM", "no-such-passt")
         with pytest.raises(PyxenError, match=r"needs no-such-passt, which is not installed"):
-            UserLink(fake.doors, MAC)
+            start_passt(MAC)
 
     def test_what_it_says_is_in_the_log(
         self,
@@ -492,7 +495,7 @@ class TestProcess:
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
         with caplog.at_level("INFO"):
-            link = UserLink(fake.doors, MAC)
+            link = UserLink(fake.doors, start_passt(MAC))
             link.send([Frame(packet("192.0.2.1"))])
             fake.run(until=lambda: "it hurts" in caplog.text)
         link.release()
@@ -508,21 +511,19 @@ class TestProcess:
     def test_it_ends_with_the_link(self, make: MakeStation) -> None:
         link = make().link
         assert isinstance(link, UserLink)
-        process = link._process
-        assert process.poll() is None
+        place = Path(f"/proc/{link._opened.pid}")
+        assert place.exists()
         link.release()
-        assert process.poll() is not None
+        assert not place.exists()
         link.release()
 
     @needs_passt
     def test_it_ends_when_we_are_killed(self, tmp_path: Path) -> None:
         program = (
             "import sys, time\n"
-            "from pyxen.backends.net.links.user import UserLink\n"
-            "from pyxen.testing.fake_doors import FakeDoors\n"
-            "with FakeDoors(pages=64) as fake:\n"
-            f"    print(UserLink(fake.doors, {MAC!r})._process.pid, flush=True)\n"
-            "    time.sleep(60)\n"
+            "from pyxen.backends.net.links.user import start_passt\n"
+            f"print(start_passt({MAC!r}).pid, flush=True)\n"
+            "time.sleep(60)\n"
         )
         child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
         assert child.stdout is not None
@@ -541,7 +542,7 @@ class TestProcess:
     ) -> None:
         station = make()
         assert isinstance(station.link, UserLink)
-        station.link._process.kill()
+        os.kill(station.link._opened.pid, signal.SIGKILL)
         fake.run(until=lambda: "passt has ended" in caplog.text)
         station.link.send([Frame(bytes(60))])
         assert station.link.statistics()["link_tx_dropped"] == 1

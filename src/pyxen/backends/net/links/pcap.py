@@ -45,12 +45,11 @@ _QUEUE_LIMIT: Final = 16 << 20
 
 
 class PcapLink:
-    """``link``, with a record in ``file``, which is overwritten. Raises PyxenError if it cannot
-    be; the link is then released."""
+    """``link``, with a record in the file at ``path``, which ``open_record`` has opened."""
 
-    def __init__(self, doors: Doors, link: Link, file: Path) -> None:
+    def __init__(self, doors: Doors, link: Link, path: Path, file: int) -> None:
         self._link = link
-        self._path = file
+        self._path = path
         self._executor = doors.executor
         self._writer: Future[None] | None = None
         self._unrecorded = 0
@@ -59,11 +58,7 @@ class PcapLink:
         self._size = 0
         self._writing = False
         self._failed = False
-        try:
-            self._file: int | None = _create(file)
-        except OSError as error:
-            link.release()
-            raise PyxenError(f"net: {file}: {error.strerror}") from None
+        self._file: int | None = file
 
     @property
     def takes_unfinished(self) -> bool:
@@ -133,8 +128,15 @@ class PcapLink:
                 self._failed = True
 
 
+def open_record(file: Path) -> int:
+    """A file, which is overwritten, with the header of pcap. Raises PyxenError."""
+    try:
+        return _create(file)
+    except OSError as error:
+        raise PyxenError(f"net: {file}: {error.strerror}") from None
+
+
 def _create(file: Path) -> int:
-    """A file with the header of pcap. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
     descriptor = os.open(file, flags, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

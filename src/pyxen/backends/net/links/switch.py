@@ -28,6 +28,7 @@ from pyxen.backends.net.link import Frame, Receive
 from pyxen.backends.net.links import vnet
 from pyxen.backends.net.links.inbox import Inbox
 from pyxen.backends.net.links.stream import FrameStream
+from pyxen.backends.opened import Opened
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ _PORT: Final = "port-"
 
 
 class SwitchLink:
-    """See the module. ``folder`` is the network's, which nobody else can enter. Raises
-    PyxenError."""
+    """See the module: a link by the port that ``join`` has made."""
 
     takes_unfinished = True
 
-    def __init__(self, doors: Doors, folder: Path) -> None:
+    def __init__(self, doors: Doors, opened: Opened) -> None:
+        self._opened = opened
         self._loop = doors.loop
         self._inbox = Inbox(doors, self._go_on)
         self._peers: list[FrameStream] = []
@@ -58,27 +59,12 @@ class SwitchLink:
         """Frames that could not be sent to those who have gone."""
         self._malformed = 0
         self._released = False
-        self._folder = os.open(folder, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
-        self._port = f"{_PORT}{secrets.token_hex(8)}"
-        self._listener = socket.socket(socket.AF_UNIX)
-        try:
-            peers = self._join()
-        except OSError as error:
-            self._listener.close()
-            os.close(self._folder)
-            raise PyxenError(f"net: switch {folder}: {error.strerror}") from None
+        listener, *peers = [socket.socket(fileno=file) for file in opened.files]
+        self._listener = listener
         self._listener.setblocking(False)
         for sock in peers:
             self._add(sock)
         doors.loop.call_soon_threadsafe(doors.loop.add_reader, self._listener, self._accept)
-
-    def _join(self) -> list[socket.socket]:
-        """Make our port, and connect to the others."""
-        with _locked(self._folder):
-            others = _ports(self._folder)
-            self._listener.bind(_address(self._folder, self._port))
-            self._listener.listen(_BACKLOG)
-            return [sock for name in others if (sock := _connect(self._folder, name)) is not None]
 
     # Link
 
@@ -108,8 +94,7 @@ class SwitchLink:
             return
         self._released = True
         self._inbox.close()
-        with suppress(FileNotFoundError):  # somebody has emptied the folder
-            os.unlink(self._port, dir_fd=self._folder)
+        self._opened.release()
         self._loop.call_soon_threadsafe(self._dispose)
 
     def statistics(self) -> dict[str, int]:
@@ -124,7 +109,6 @@ class SwitchLink:
     def _dispose(self) -> None:
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        os.close(self._folder)
         for peer in self._peers:
             peer.dispose()
         self._peers = []
@@ -173,21 +157,53 @@ class SwitchLink:
             peer.resume_reading()
 
 
-def remove_leftovers(folder: Path) -> None:
+def join(network: Path) -> Opened:
+    """Make a port on the network of this folder, which nobody else can enter: the socket that
+    listens, and connections with the other ports. Raises PyxenError."""
+    port = f"{_PORT}{secrets.token_hex(8)}"
+    listener = socket.socket(socket.AF_UNIX)
+    with _told(network):
+        folder = os.open(network, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with _locked(folder):
+                others = _ports(folder)
+                listener.bind(_address(folder, port))
+                listener.listen(_BACKLOG)
+                peers = [peer for name in others if (peer := _connect(folder, name)) is not None]
+        except OSError:
+            listener.close()
+            os.close(folder)
+            raise
+
+    def leave() -> None:
+        with suppress(FileNotFoundError):  # somebody has emptied the folder
+            os.unlink(port, dir_fd=folder)
+        os.close(folder)
+
+    return Opened((listener.detach(), *(peer.detach() for peer in peers)), leave)
+
+
+def remove_leftovers(network: Path) -> None:
     """Remove the ports of those who were killed, as whoever joins the network next would do, too.
     Raises PyxenError."""
-    try:
-        fd = os.open(folder, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
+    with _told(network):
+        folder = os.open(network, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with _locked(fd):
-                for name in _ports(fd):
-                    sock = _connect(fd, name)
+            with _locked(folder):
+                for name in _ports(folder):
+                    sock = _connect(folder, name)
                     if sock is not None:
                         sock.close()
         finally:
-            os.close(fd)
+            os.close(folder)
+
+
+@contextmanager
+def _told(network: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise PyxenError(f"net: switch {folder}: {error.strerror}") from None
+        raise PyxenError(f"net: switch {network}: {error.strerror}") from None
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyxen.backends.net.link import Frame, Receive
 from pyxen.backends.net.links import vnet
 from pyxen.backends.net.links.inbox import Inbox
+from pyxen.backends.opened import Opened
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
@@ -42,33 +43,18 @@ _AT_ONCE: Final = 64
 
 
 class TapLink:
-    """See the module. ``name`` is the device's; ``bridge`` the one that it joins. ``routes`` are
-    the guest's addresses, which the host then finds through the device. ``mtu`` is the device's,
-    if given. Raises PyxenError."""
+    """See the module: a link by the device of this name, which ``open_tap`` has opened."""
 
     takes_unfinished = True
 
-    def __init__(
-        self,
-        doors: Doors,
-        name: str,
-        *,
-        bridge: str = "",
-        routes: Sequence[str] = (),
-        mtu: int | None = None,
-    ) -> None:
+    def __init__(self, doors: Doors, name: str, opened: Opened) -> None:
         self.name = name
         self._loop = doors.loop
         self._inbox = Inbox(doors, self._start_reading)
         self._buffer = memoryview(bytearray(vnet.HEADER.size + _LARGEST_FRAME))
         self._dropped = 0
         self._released = False
-        self._file = _open(name)
-        try:
-            _configure(name, bridge, routes, mtu)
-        except BaseException:
-            os.close(self._file)
-            raise
+        (self._file,) = opened.files
         doors.loop.call_soon_threadsafe(self._start_reading)
 
     # Link
@@ -124,6 +110,21 @@ class TapLink:
                 log.warning("net: tap device %s: %s", self.name, error.strerror)
         if frames and not self._inbox.put(frames):
             self._loop.remove_reader(self._file)
+
+
+def open_tap(
+    name: str, *, bridge: str = "", routes: Sequence[str] = (), mtu: int | None = None
+) -> Opened:
+    """The file of a device that is up and connected. ``bridge`` is the one that it joins,
+    ``routes`` are the guest's addresses, which the host then finds through the device; ``mtu`` is
+    the device's, if given. Raises PyxenError."""
+    file = _open(name)
+    try:
+        _configure(name, bridge, routes, mtu)
+    except BaseException:
+        os.close(file)
+        raise
+    return Opened((file,))
 
 
 def _open(name: str) -> int:

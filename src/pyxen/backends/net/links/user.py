@@ -24,7 +24,6 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pyxen.backends.net.link import Frame, Receive
 from pyxen.backends.net.links.inbox import Inbox
 from pyxen.backends.net.links.stream import LENGTH, FrameStream
+from pyxen.backends.opened import PATIENCE, Opened, Program, last_words
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ LARGEST_MTU: Final = 65520
 _ROUTER_MAC: Final = "52:55:0a:00:02:02"
 _PREFIX_LENGTH: Final = 24
 _LARGEST_FRAME: Final = 65535
-_PATIENCE: Final = 10.0
 _BUFFER: Final = 8 << 20
 _SO_SNDBUFFORCE: Final = 32  # for root, beyond net.core.wmem_max
 _NOISE: Final = "Failed to send"
 """passt says so for each message where there is no syslog."""
+_LOCAL_RESOLVER: Final = "resolver_is_local"
 
 
 class Forward(Protocol):
@@ -72,56 +72,39 @@ class Forward(Protocol):
 
 
 class UserLink:
-    """See the module. passt runs when this is made. Raises PyxenError if it cannot, for instance
-    because a port of ``forwards`` is in use."""
+    """See the module: a link with the passt that ``start_passt`` has started, for the same
+    ``forwards`` and ``host_loopback``."""
 
     takes_unfinished = True
 
     def __init__(
         self,
         doors: Doors,
-        mac: str,
+        opened: Opened,
         *,
         forwards: Sequence[Forward] = (),
         host_loopback: bool = False,
-        mtu: int = LARGEST_MTU,
     ) -> None:
-        program = shutil.which(PROGRAM)
-        if program is None:
-            raise PyxenError(
-                f"net: a card in mode user needs {PROGRAM}, which is not installed "
-                f"(Debian: {PROGRAM})"
-            )
-        self._border = None if host_loopback else Border(forwards, _resolver_is_local())
+        self._opened = opened
+        self._border = None if host_loopback else Border(forwards, opened.facts[_LOCAL_RESOLVER])
         self._log_text = b""
-        self._process, sock = _start(program, arguments(forwards, mtu, self._border))
-        try:
-            _wait_until_ready(sock, mac)
-        except OSError:
-            sock.close()
-            raise PyxenError(f"net: {PROGRAM}: {self._reason()}") from None
-        log.info("net: %s started, process %d", PROGRAM, self._process.pid)
-        assert self._process.stderr is not None
-        os.set_blocking(self._process.stderr.fileno(), False)
+        sock, self._messages = opened.files
+        log.info("net: %s started, process %d", PROGRAM, opened.pid)
+        os.set_blocking(self._messages, False)
         self._tell_messages(logging.INFO)
         self._loop = doors.loop
         self._inbox = Inbox(doors, self._go_on)
         self._stream = FrameStream(
-            doors.loop, sock, _LARGEST_FRAME, self._on_frames, lambda _stream: self._on_end()
+            doors.loop,
+            socket.socket(fileno=sock),
+            _LARGEST_FRAME,
+            self._on_frames,
+            lambda _stream: self._on_end(),
         )
         self._refused = 0
         self._released = False
         self._stream.start()
-        doors.loop.call_soon_threadsafe(
-            doors.loop.add_reader, self._process.stderr, self._read_messages
-        )
-
-    def _reason(self) -> str:
-        """What passt said before it ended, on one line."""
-        self._process.terminate()
-        said = self._process.communicate()[1].decode(errors="replace")
-        lines = [line for line in said.splitlines() if line and not line.startswith(_NOISE)]
-        return " ".join(lines[-2:]) or f"it has ended with status {self._process.returncode}"
+        doors.loop.call_soon_threadsafe(doors.loop.add_reader, self._messages, self._read_messages)
 
     # Link
 
@@ -147,12 +130,7 @@ class UserLink:
         self._released = True
         self._inbox.close()
         self._stream.close()
-        self._process.terminate()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._opened.release()
         self._loop.call_soon_threadsafe(self._close_messages)
 
     def statistics(self) -> dict[str, int]:
@@ -185,9 +163,8 @@ class UserLink:
     def _tell_messages(self, level: int) -> bool:
         """Log what passt has said: at its start much, later only what went wrong. False if it will
         say nothing any more."""
-        assert self._process.stderr is not None
         try:
-            text = os.read(self._process.stderr.fileno(), 4096)
+            text = os.read(self._messages, 4096)
         except BlockingIOError:
             return True
         *lines, self._log_text = (self._log_text + text)[-4096:].split(b"\n")
@@ -198,26 +175,48 @@ class UserLink:
         return bool(text)
 
     def _close_messages(self) -> None:
-        pipe = self._process.stderr
-        assert pipe is not None
-        if not pipe.closed:
-            self._loop.remove_reader(pipe)
-            pipe.close()
+        if self._messages >= 0:
+            self._loop.remove_reader(self._messages)
+            os.close(self._messages)
+            self._messages = -1
 
 
-def _start(program: str, options: list[str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """passt, and our end of its socket."""
+def start_passt(
+    mac: str,
+    *,
+    forwards: Sequence[Forward] = (),
+    host_loopback: bool = False,
+    mtu: int = LARGEST_MTU,
+) -> Opened:
+    """Start passt, and return when it works: our end of its socket, and its messages. Raises
+    PyxenError if it cannot, for instance because a port of ``forwards`` is in use."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise PyxenError(
+            f"net: a card in mode user needs {PROGRAM}, which is not installed (Debian: {PROGRAM})"
+        )
+    local_resolver = _resolver_is_local()
+    border = None if host_loopback else Border(forwards, local_resolver)
     ours, theirs = socket.socketpair()
     with theirs:
         _enlarge(theirs)
-        process = subprocess.Popen(
-            [program, *options, "--fd", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(theirs.fileno(),),
-        )
-    return process, ours
+        command = [program, *arguments(forwards, mtu, border), "--fd", str(theirs.fileno())]
+        passt = Program(command, [theirs.fileno()])
+    try:
+        _wait_until_ready(ours, mac)
+    except OSError:
+        ours.close()
+        passt.stop()
+        raise PyxenError(f"net: {PROGRAM}: {_reason(passt.messages)}") from None
+    facts = {_LOCAL_RESOLVER: local_resolver}
+    return Opened((ours.detach(), passt.messages), passt.stop, passt.pid, facts)
+
+
+def _reason(messages: int) -> str:
+    """What passt said before it ended, on one line."""
+    lines = last_words(messages).splitlines()
+    said = [line for line in lines if line and not line.startswith(_NOISE)]
+    return " ".join(said[-2:]) or "it has ended"
 
 
 def _enlarge(sock: socket.socket) -> None:
@@ -300,7 +299,7 @@ def _wait_until_ready(sock: socket.socket, mac: str) -> None:
         bytes(6),
         socket.inet_aton(ROUTER),
     )
-    sock.settimeout(_PATIENCE)
+    sock.settimeout(PATIENCE)
     sock.sendall(LENGTH.pack(len(request)) + request)
     (length,) = LENGTH.unpack(_receive(sock, LENGTH.size))
     _receive(sock, length)
