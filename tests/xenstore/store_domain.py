@@ -23,6 +23,7 @@ from store_guest import ERROR, FrontEnd
 
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore import GuestConnection, GuestRing, SocketStore, StoreError
+from pyxen.xenstore.address import connect
 from pyxen.xenstore.requests import unpack
 
 TIMEOUT = 20.0
@@ -48,7 +49,12 @@ class DomainProcess(FrontEnd):
         self.client = SocketStore(path, self.works.put, self.loop, lost=self._count_loss)
         removes = [home, f"/local/domain/0/backend/*/{domid}"]
         self.connection = GuestConnection(
-            path, domid, self.works.put, self.loop, removes=removes, timeout=TIMEOUT
+            lambda: connect(path),
+            domid,
+            self.works.put,
+            self.loop,
+            removes=removes,
+            timeout=TIMEOUT,
         )
         self.client.mkdir(home)
         self.client.set_permissions(home, [f"n{domid}"])

@@ -26,10 +26,10 @@ mapping of Linux has to fit into 2 GiB or less.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from pyxen.abi import xen
 from pyxen.builder.elf import PF_X, SHF_EXECINSTR
@@ -120,6 +120,11 @@ class PvStart:
     store_mfn: int
 
 
+def open_ramdisk(path: Path) -> BinaryIO:
+    """Raises OSError."""
+    return path.open("rb")
+
+
 def build_pv(
     domain: PvDomain,
     kernel: KernelImage,
@@ -129,10 +134,12 @@ def build_pv(
     console_port: int,
     store_port: int,
     offered_features: int,
+    open_file: Callable[[Path], BinaryIO] = open_ramdisk,
 ) -> PvStart:
     """Fill the memory of a new domain with all that its kernel expects at its start.
 
-    `offered_features` is the mask that the hypervisor answers to XENVER_get_features.
+    `offered_features` is the mask that the hypervisor answers to XENVER_get_features. `open_file`
+    opens the ramdisk, and may raise OSError.
 
     Raises PyxenError if the kernel cannot run as a PV domain, the ramdisk cannot be read, the
     command line is too long, or the domain has too little memory for all of them.
@@ -140,7 +147,7 @@ def build_pv(
     memory = domain.memory
     place = kernel.check_pv(offered_features)
     arguments = _encode_command_line(command_line)
-    module = _read_ramdisk(ramdisk, memory.nr_pages) if ramdisk else b""
+    module = _read_ramdisk(ramdisk, open_file, memory.nr_pages) if ramdisk else b""
     try:
         layout = _plan(kernel.notes, place, len(module), memory.nr_pages)
         _check_fits(layout, kernel.notes, place, ramdisk, len(module), memory.nr_pages)
@@ -365,10 +372,10 @@ def _encode_command_line(command_line: str) -> bytes:
     return arguments
 
 
-def _read_ramdisk(path: Path, nr_pages: int) -> bytes:
+def _read_ramdisk(path: Path, open_file: Callable[[Path], BinaryIO], nr_pages: int) -> bytes:
     memory_size = nr_pages * PAGE_SIZE
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(memory_size + 1)
     except OSError as error:
         raise PyxenError(f"{path}: cannot read the ramdisk: {error.strerror}") from None

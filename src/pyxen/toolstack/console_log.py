@@ -9,16 +9,20 @@ kept then). Without a limit the file grows, until somebody moves it away, as log
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pyxen.backends.console.log_file import DEFAULT_KEPT, LogFile
 from pyxen.errors import PyxenError
+from pyxen.toolstack.folders import log_folder
 
 _SIZE: Final = re.compile(r"([0-9]{1,12})([KMG]?)")
 _FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MAX_KEPT: Final = 1000
+_DEFAULT_LIMIT: Final = 16 << 20
+"""Of each of two files, where the configuration names none."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,15 @@ class ConsoleLogConfig:
     limit: int = 0
     kept: int = DEFAULT_KEPT
 
-    def open(self) -> LogFile:
-        """Raises PyxenError."""
-        return LogFile(self.path, timestamps=self.timestamps, limit=self.limit, kept=self.kept)
+    def open(self, opener: Callable[[bool], int] | None = None) -> LogFile:
+        """Raises PyxenError. ``opener``: see ``LogFile``."""
+        return LogFile(
+            self.path,
+            timestamps=self.timestamps,
+            limit=self.limit,
+            kept=self.kept,
+            opener=opener,
+        )
 
     def __str__(self) -> str:
         """As ``parse_console_log`` reads it."""
@@ -44,6 +54,11 @@ class ConsoleLogConfig:
         if self.kept != DEFAULT_KEPT:
             parts.append(f"keep={self.kept}")
         return ",".join(parts)
+
+
+def default_console_log(name: str) -> ConsoleLogConfig:
+    """For a domain in the background whose configuration names none."""
+    return ConsoleLogConfig(log_folder() / f"{name}-console.log", limit=_DEFAULT_LIMIT, kept=1)
 
 
 def parse_console_log(spec: str) -> ConsoleLogConfig:

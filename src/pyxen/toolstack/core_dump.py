@@ -59,22 +59,39 @@ class _Section(NamedTuple):
     entry_size: int = 0
 
 
-def dump_core(domain: Domain, path: Path) -> None:
-    """Write the file, in the thread of the vCPUs: none of them runs meanwhile.
+class CoreFile:
+    """A file that replaces the one of its name when it is whole, and leaves no part of it behind
+    otherwise. Raises OSError. ``file`` is its descriptor, for ``write_core`` to close."""
 
-    A file of this name is replaced when the new one is whole. Raises OSError, and leaves no part
-    of a file behind then.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self.file = os.open(self._unfinished, flags, _OWNER_ONLY)
+
+    def finish(self, whole: bool) -> None:
+        if whole:
+            self._unfinished.replace(self._path)
+        else:
+            self._unfinished.unlink()
+
+
+def dump_core(domain: Domain, path: Path) -> None:
+    """Write the file, in the thread of the vCPUs: none of them runs meanwhile. Raises OSError."""
+    core = CoreFile(path)
+    whole = False
     try:
-        with open(descriptor, "wb") as file:
-            for part in _parts(domain):
-                file.write(part)
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink()
-        raise
+        write_core(domain, core.file)
+        whole = True
+    finally:
+        core.finish(whole)
+
+
+def write_core(domain: Domain, file: int) -> None:
+    """The content of such a file, which is closed then. Raises OSError."""
+    with open(file, "wb") as core:
+        for part in _parts(domain):
+            core.write(part)
 
 
 def _parts(domain: Domain) -> Iterator[bytes | memoryview]:

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from pyxen.backends.console.primary import PrimaryConsole
 from pyxen.backends.doors import Doors
+from pyxen.builder.pv import open_ramdisk
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.events_back_end import BackEndPort
 from pyxen.hypervisor.grant_access import GrantAccess
-from pyxen.toolstack.devices.live import Devices
+from pyxen.toolstack.core_dump import dump_core
+from pyxen.toolstack.devices.live import Devices, OpenDevice
 from pyxen.toolstack.domain_store import DomainNodes
 from pyxen.toolstack.running import RunningDomain
 from pyxen.toolstack.threads import Deadline, IoThread
@@ -50,17 +53,25 @@ def _embedded(io: IoThread) -> Store:
 
 class Host:
     """See the module. ``started`` is told of each domain before it runs; ``make_store`` makes the
-    store, by default one in this process, when the I/O thread is there."""
+    store, by default one in this process, when the I/O thread is there. ``open_device``, ``dump``
+    and ``open_ramdisk`` do what a domain needs of the host's files, by default in this process."""
 
     def __init__(
         self,
         timeout: float | None,
         started: Callable[[RunningDomain], None] = lambda running: None,
         make_store: Callable[[IoThread], Store] = _embedded,
+        *,
+        open_device: OpenDevice | None = None,
+        dump: Callable[[Domain, Path], None] = dump_core,
+        open_ramdisk: Callable[[Path], BinaryIO] = open_ramdisk,
     ) -> None:
         self._timeout = timeout
         self._started = started
         self._make_store = make_store
+        self._open_device = open_device
+        self._dump = dump
+        self.open_ramdisk = open_ramdisk
         self.io = IoThread()
         self.executor = ThreadPoolExecutor(_DISK_THREADS, "pyxen-disk")
         self.devices: Devices | None = None
@@ -102,7 +113,7 @@ class Host:
             executor=self.executor,
             loop=self.io.loop,
         )
-        self.devices = Devices(doors, self.store.client, nodes.name)
+        self.devices = Devices(doors, self.store.client, nodes.name, open_device=self._open_device)
         self.console = PrimaryConsole(doors, f"{nodes.path}/console", output)
         self.console.attach()
         return self.console
@@ -118,7 +129,12 @@ class Host:
             self.devices.attach_channel(channel)
         self._started(
             RunningDomain(
-                domain, self.store.client, self.devices, self.io.loop, self.device_statistics
+                domain,
+                self.store.client,
+                self.devices,
+                self.io.loop,
+                self.device_statistics,
+                self._dump,
             )
         )
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from pyxen.abi.grant_table import GNTTAB_RESERVED_XENSTORE
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.events_back_end import BackEndPort
 from pyxen.hypervisor.grant_access import GrantAccess, Mapping
+from pyxen.toolstack.broker.client import Broker
 from pyxen.toolstack.domain_store import DomainNodes, remove_domain, write_domain
 from pyxen.xenstore import (
     GuestConnection,
@@ -26,7 +26,6 @@ from pyxen.xenstore import (
     SocketStore,
     StoreError,
     StoreGone,
-    ensure_xenstored,
 )
 
 log = logging.getLogger("pyxen")
@@ -48,15 +47,11 @@ class _Member:
 class HostStore:
     """See the module; it has the calls of ``EmbeddedStore``. One domain at a time.
 
-    Args:
-        socket: where the store listens.
-        log_file: where the store writes its complaints.
-        loop: that of the I/O thread.
+    ``broker`` connects with the store, and starts it; ``loop`` is that of the I/O thread.
     """
 
-    def __init__(self, socket: Path, log_file: Path, loop: asyncio.AbstractEventLoop) -> None:
-        self._path = socket
-        self._log_file = log_file
+    def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
+        self._broker = broker
         self._loop = loop
         self._member: _Member | None = None
         self.client: SocketStore
@@ -64,13 +59,13 @@ class HostStore:
     def add(self, domain: Domain, grants: GrantAccess, nodes: DomainNodes) -> SocketStore:
         """Write a new domain's nodes, and connect its ring. Returns the client for its back ends,
         whose callbacks are posted to the domain. Raises PyxenError."""
-        connection = ensure_xenstored(self._path, self._log_file)
+        connection = self._broker.connect_store(start=True)
         self.client = SocketStore(connection, domain.post, self._loop, lost=_complain)
         domid = nodes.domid
         places = [f"/local/domain/0/{place}/*/{domid}" for place in ("backend", "error/backend")]
         try:
             guest = GuestConnection(
-                self._path,
+                self._broker.connect_store,
                 domid,
                 domain.post,
                 self._loop,

@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 from uuid import UUID
 
 from pyxen import engine as engines
@@ -29,7 +29,7 @@ from pyxen.backends.console.buffer import Scrollback
 from pyxen.backends.console.log_file import LogFile
 from pyxen.backends.console.primary import PrimaryConsole
 from pyxen.builder.image import KernelImage, load_kernel
-from pyxen.builder.pv import PvStart, build_pv
+from pyxen.builder.pv import PvStart, build_pv, open_ramdisk
 from pyxen.builder.symbols import SymbolTable, load_symbols
 from pyxen.engine.protocol import Engine, EngineError
 from pyxen.errors import PyxenError, XenError
@@ -157,7 +157,7 @@ def run_once(
         domain = make_domain(engine, config, domid, output)
         domain.instruments.extend(instruments)
         try:
-            built = build_domain(domain, kernel, config)
+            built = build_domain(domain, kernel, config, open_file=host.open_ramdisk)
             try:
                 ring = host.introduce(domain, built.grants, built.nodes, output)
                 host.add_devices(domain, config)
@@ -215,11 +215,16 @@ class Built:
 
 
 def build_domain(
-    domain: Domain, kernel: KernelImage, config: DomainConfig, *, with_store: bool = True
+    domain: Domain,
+    kernel: KernelImage,
+    config: DomainConfig,
+    *,
+    with_store: bool = True,
+    open_file: Callable[[Path], BinaryIO] = open_ramdisk,
 ) -> Built:
     """Fill the domain's memory; it is then ready to run, when its store and its console are served.
 
-    Without a store it finds none.
+    Without a store it finds none. ``open_file`` opens its ramdisk.
     """
     store_port = domain.events.alloc_unbound(BACK_END_DOMAIN) if with_store else _NO_STORE
     console_port = domain.events.alloc_unbound(BACK_END_DOMAIN)
@@ -231,6 +236,7 @@ def build_domain(
         console_port=console_port,
         store_port=store_port,
         offered_features=FEATURES,
+        open_file=open_file,
     )
     # The tools grant these pages to domain 0 in the guest's place.
     domain.grants.seed(GNTTAB_RESERVED_CONSOLE, start.console_mfn)

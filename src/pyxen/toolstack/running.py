@@ -44,6 +44,7 @@ class RunningDomain:
         devices: Devices,
         loop: asyncio.AbstractEventLoop,
         device_statistics: Callable[[], dict[str, dict[str, int]]],
+        dump: Callable[[Domain, Path], None] = dump_core,
     ) -> None:
         self.domid = domain.domid
         self.domain = domain
@@ -51,6 +52,7 @@ class RunningDomain:
         self.devices = devices
         self._loop = loop
         self._device_statistics = device_statistics
+        self._dump = dump
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
         """Do this in the thread of the vCPUs; what it raises goes into the future."""
@@ -134,7 +136,7 @@ class RunningDomain:
         def dump() -> None:
             self.domain.pause()
             try:
-                dump_core(self.domain, path)
+                self._dump(self.domain, path)
             finally:
                 self.domain.unpause()
 

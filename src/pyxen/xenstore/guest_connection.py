@@ -17,11 +17,9 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from pyxen.abi import io_xs_wire as abi
-from pyxen.xenstore.address import connect
 from pyxen.xenstore.connection import Output
 from pyxen.xenstore.error import StoreError, StoreGone
 from pyxen.xenstore.requests import pack, unpack
@@ -46,7 +44,7 @@ class GuestConnection:
 
     def __init__(
         self,
-        path: Path,
+        connect: Callable[[], socket.socket],
         domid: int,
         post: Callable[[Callable[[], None]], None],
         loop: asyncio.AbstractEventLoop,
@@ -54,12 +52,13 @@ class GuestConnection:
         removes: Sequence[str] = (),
         timeout: float = TIMEOUT,
     ) -> None:
-        """Raises StoreGone if there is no server, StoreError if it refuses."""
+        """``connect`` makes a connection with the server, each time that the guest begins anew.
+        Raises StoreGone if there is no server, StoreError if it refuses."""
         self.domid = domid
         self.output: deque[Output] = deque()
         self.ignored = False
         self._wake: Callable[[], None] = lambda: None
-        self._path = path
+        self._connect = connect
         self._post = post
         self._loop = loop
         self._removes = removes
@@ -69,9 +68,9 @@ class GuestConnection:
     def _open(self) -> None:
         """The domain's connection begins anew, with a socket of its own."""
         try:
-            connection = connect(self._path)
+            connection = self._connect()
         except OSError as error:
-            raise StoreGone(f"{self._path}: {error.strerror or error}") from None
+            raise StoreGone(f"xenstore: {error.strerror or error}") from None
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         new = StoreSocket(connection, self._loop, self._post, self._timeout)
         try:

@@ -18,6 +18,7 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -41,19 +42,26 @@ class LogFile:
         timestamps: whether each line begins with its time.
         limit: how large the file may grow in bytes; 0: without end.
         kept: how many older files are kept beside it, if there is a limit.
+        opener: opens the file in place of ``open_log``, after a rotation if it is told so.
 
     All in one thread at a time.
     """
 
     def __init__(
-        self, path: Path, *, timestamps: bool = False, limit: int = 0, kept: int = DEFAULT_KEPT
+        self,
+        path: Path,
+        *,
+        timestamps: bool = False,
+        limit: int = 0,
+        kept: int = DEFAULT_KEPT,
+        opener: Callable[[bool], int] | None = None,
     ) -> None:
         self.path = path
         self.lost = 0
         """Bytes that could not be written."""
         self._timestamps = timestamps
         self._limit = limit
-        self._kept = kept
+        self._opener = opener or (lambda rotate: open_log(path, kept if rotate else None))
         self._fd = -1
         self._told = False
         self._at_line_start = True
@@ -70,7 +78,7 @@ class LogFile:
             if not self._is_in_place():
                 self._open()
             if self._must_rotate(len(data)):
-                self._rotate()
+                self._open(rotate=True)
             while data:
                 written = os.write(self._fd, data)
                 self._size += written
@@ -91,8 +99,8 @@ class LogFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _open(self) -> None:
-        fd = os.open(self.path, _FLAGS, _MODE)
+    def _open(self, *, rotate: bool = False) -> None:
+        fd = self._opener(rotate)
         self.close()
         self._fd = fd
         status = os.fstat(fd)
@@ -112,15 +120,6 @@ class LogFile:
         beyond = 0 < self._limit < self._size + more
         return beyond and self._regular and self._size > 0
 
-    def _rotate(self) -> None:
-        names = [self.path, *(Path(f"{self.path}.{age + 1}") for age in range(self._kept))]
-        for newer, older in reversed(list(pairwise(names))):
-            if newer.exists():
-                newer.replace(older)
-        if not self._kept:
-            self.path.unlink()
-        self._open()
-
     def _stamped(self, data: bytes) -> bytes:
         stamp = time.strftime(_TIMESTAMP).encode()
         parts = []
@@ -133,6 +132,19 @@ class LogFile:
             parts.append(line)
             self._at_line_start = line.endswith(b"\n")
         return b"".join(parts)
+
+
+def open_log(path: Path, rotate: int | None = None) -> int:
+    """Open the file. ``rotate``: give it another name before, and keep so many older ones. Raises
+    OSError."""
+    if rotate is not None:
+        names = [path, *(Path(f"{path}.{age + 1}") for age in range(rotate))]
+        for newer, older in reversed(list(pairwise(names))):
+            if newer.exists():
+                newer.replace(older)
+        if not rotate:
+            path.unlink()
+    return os.open(path, _FLAGS, _MODE)
 
 
 def _lines(data: bytes) -> list[bytes]:

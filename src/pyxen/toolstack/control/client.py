@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyxen.errors import PyxenError
-from pyxen.toolstack.control.messages import Answer, Event, Request
+from pyxen.toolstack.control.messages import BROKER_SOCKET, LINE_LIMIT, Answer, Event, Request
 from pyxen.toolstack.control.wire import read_line, read_message, request_line
 
 _CHUNK = 64 * 1024
@@ -40,10 +42,15 @@ class ControlClient:
         self._timeout = timeout
         self._received = bytearray()
         self._events: deque[Event] = deque()
+        with self._lost_if_refused():
+            # By its descriptor it is found also when the domain has another number.
+            self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._socket = connect(folder, "control.sock", timeout)
-        except OSError as error:
-            raise ControlError(f"domain {self._name}: {error.strerror or error}") from None
+            with self._lost_if_refused():
+                self._socket = self._connect("control.sock")
+        except BaseException:
+            os.close(self._folder)
+            raise
 
     def __enter__(self) -> ControlClient:
         return self
@@ -53,9 +60,24 @@ class ControlClient:
 
     def close(self) -> None:
         self._socket.close()
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+
+    def _connect(self, name: str) -> socket.socket:
+        return connect(Path(f"/proc/self/fd/{self._folder}"), name, self._timeout)
+
+    @contextmanager
+    def _lost_if_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._lost(error) from None
 
     def ask(self, request: Request[Answer]) -> Answer:
         """The answer to a request. Events that come before it are kept for ``wait_event``."""
+        if request.permit:
+            self._permit(request)
         self._socket.settimeout(self._timeout)
         self._send(request_line(request))
         while True:
@@ -75,6 +97,18 @@ class ControlClient:
             return self._events.popleft()
         self._socket.settimeout(timeout if timeout is None else max(_SHORTEST, timeout))
         return read_message(Event, self._receive().get("event"))
+
+    def _permit(self, request: Request[Any]) -> None:
+        """Have the domain's broker do what this request will need of it."""
+        with self._lost_if_refused(), self._connect(BROKER_SOCKET) as broker:
+            broker.sendall(request_line(request))
+            with broker.makefile("rb") as answers:
+                line = answers.readline(LINE_LIMIT)
+        if not line:
+            raise ControlError(f"domain {self._name}: its broker has ended")
+        content = read_line(line)
+        if "error" in content:
+            raise PyxenError(str(content["error"]))
 
     def _send(self, line: bytes) -> None:
         try:

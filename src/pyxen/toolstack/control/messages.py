@@ -143,9 +143,11 @@ class DeviceList:
 
 
 class Request(Generic[Answer]):
-    """The base of all requests; ``answer`` is the type of the answer."""
+    """The base of all requests; ``answer`` is the type of the answer. ``permit`` says that it names
+    something of the host: then it is first told to the domain's broker (``toolstack/broker``)."""
 
     answer: ClassVar[type[Any]]
+    permit: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class DumpCore(Request[Done]):
     """Write a core dump to this file, an absolute path."""
 
     path: str
+    permit = True
     answer = Done
 
 
@@ -284,6 +287,7 @@ class AttachDisk(Request[Attached]):
     """In xl's syntax."""
 
     spec: str
+    permit = True
     answer = Attached
 
 
@@ -300,6 +304,7 @@ class AttachNic(Request[Attached]):
     """In xl's syntax."""
 
     spec: str
+    permit = True
     answer = Attached
 
 
@@ -345,3 +350,6 @@ def wire_name(request: type[Any]) -> str:
 
 
 REQUESTS: Final = {wire_name(request): request for request in Request.__subclasses__()}
+PERMITS: Final = {name: request for name, request in REQUESTS.items() if request.permit}
+BROKER_SOCKET: Final = "broker.sock"
+"""Where these are told."""

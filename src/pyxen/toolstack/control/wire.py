@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from types import UnionType
@@ -24,8 +25,10 @@ def answer_line(answer: Any) -> bytes:
     return _line({"answer": asdict(answer)})
 
 
-def error_line(message: str) -> bytes:
-    return _line({"error": message})
+def error_line(message: str, error: OSError | None = None) -> bytes:
+    """``error``: for those who tell errors of the system apart."""
+    number = {} if error is None else {"errno": error.errno or 0, "file": str(error.filename)}
+    return _line({"error": message, **number})
 
 
 def event_line(event: Event) -> bytes:
@@ -47,11 +50,13 @@ def read_line(line: bytes) -> dict[str, Any]:
     return content
 
 
-def read_request(line: bytes) -> Request[Any]:
-    """Raises PyxenError for what is no request of ours."""
+def read_request(
+    line: bytes, requests: Mapping[str, type[Request[Any]]] = REQUESTS
+) -> Request[Any]:
+    """Raises PyxenError for what is none of these requests."""
     content = read_line(line)
     name = content.pop("request", None)
-    kind = REQUESTS.get(name) if isinstance(name, str) else None
+    kind = requests.get(name) if isinstance(name, str) else None
     if kind is None:
         raise PyxenError(f"control socket: no such request: {name!r}")
     request: Request[Any] = read_message(kind, content)

@@ -33,14 +33,19 @@ def main() -> int:
     log = logging.getLogger("pyxen")
     try:
         # All that is slow to load is loaded behind the fork. Collections would make that a quarter
-        # slower and find nothing; and what is loaded stays, so that later ones need not look at it.
+        # slower and find nothing. What is loaded stays: later ones need not look at it, and what is
+        # not looked at stays memory that the broker shares.
         gc.disable()
+        from pyxen.toolstack.broker.process import start_broker
         from pyxen.toolstack.process.domain_process import DomainProcess
 
         gc.freeze()
         gc.enable()
         config = from_json(order["config"])
-        DomainProcess(config, report, paused=order["paused"], restarted=order["restarted"]).run()
+        broker = start_broker(config, [report.fd])
+        DomainProcess(
+            config, broker, report, paused=order["paused"], restarted=order["restarted"]
+        ).run()
     except PyxenError as error:
         log.error("%s", error)
         report.failed(str(error))

@@ -27,29 +27,27 @@ from pyxen.builder.image import load_kernel
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.run_queue import ALL, RunQueue
-from pyxen.toolstack.config import DomainConfig, to_json
+from pyxen.toolstack import sandbox
+from pyxen.toolstack.broker.client import Broker
+from pyxen.toolstack.config import DomainConfig
 from pyxen.toolstack.config.cpulist import format_cpus
-from pyxen.toolstack.console_log import ConsoleLogConfig
+from pyxen.toolstack.console_log import default_console_log
 from pyxen.toolstack.console_server import ConsoleServer
 from pyxen.toolstack.control.messages import Event
 from pyxen.toolstack.control.server import ControlServer
-from pyxen.toolstack.core_dump import dump_core
-from pyxen.toolstack.create import spawn
-from pyxen.toolstack.folders import log_folder, make_private
+from pyxen.toolstack.folders import run_folder
 from pyxen.toolstack.host import Host
 from pyxen.toolstack.host_store import HostStore
 from pyxen.toolstack.lifecycle import SWITCH_INTERVAL, Outcome, Recorded, Symbols, run_once
 from pyxen.toolstack.message_ring import MessageRing, RingHandler
 from pyxen.toolstack.process.report import Report
 from pyxen.toolstack.process.requests import Requests
-from pyxen.toolstack.registry import Membership, Record, Registry
+from pyxen.toolstack.registry import Record
 from pyxen.toolstack.running import RunningDomain
 
 log = logging.getLogger("pyxen")
 
 MIN_RESTART_SECONDS: Final = 10.0
-CONSOLE_LOG_LIMIT: Final = 16 << 20
-"""Of each of two files, where the configuration names none."""
 DESTROYED: Final = "destroyed"
 COREDUMP: Final = "coredump-"
 _SUFFIX: Final = "-%Y%m%dT%H%MZ"
@@ -60,6 +58,7 @@ class DomainProcess:
 
     Args:
         config: what the domain is to be; ``uuid`` is given, paths are absolute.
+        broker: does what this process may not do itself while the guest runs.
         report: told when the domain is ready to run for the first time.
         paused: whether it begins paused.
         restarted: when a domain of this name was last restarted, of CLOCK_MONOTONIC; None: never.
@@ -68,17 +67,18 @@ class DomainProcess:
     def __init__(
         self,
         config: DomainConfig,
+        broker: Broker,
         report: Report,
         *,
         paused: bool = False,
         restarted: float | None = None,
     ) -> None:
         self.config = config
+        self.broker = broker
         self.running: RunningDomain | None = None
         self.shutdown_reason = ""
         self.destroying = False
-        self.membership: Membership
-        self.messages: MessageRing
+        self.messages = MessageRing(run_folder())
         self._run_queue: RunQueue
         self._report = report
         self._paused = paused
@@ -92,42 +92,50 @@ class DomainProcess:
         """The whole life of the domain. Raises PyxenError if it cannot begin."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._load()
-        registry = Registry()
-        logs = make_private(log_folder())
-        self.membership = registry.add(self._record, to_json(self.config))
-        self.messages = MessageRing(registry.folder)
-        log.addHandler(RingHandler(self.messages, lambda: self.membership.record.domid))
+        self.broker.join()
         try:
-            store = registry.folder / "xenstored.sock"
-            with Host(
-                None,
-                self._begins,
-                lambda io: HostStore(store, logs / "xenstored.log", io.loop),
-            ) as host:
-                self._serve(host, logs)
+            self.messages.append(())  # the file is there now
+            log.addHandler(RingHandler(self.messages, lambda: self.record.domid))
+            with closing(self._enter_run_queue()) as self._run_queue:
+                self.check_affinity(self.config)
+                sandbox.enter(self.broker.folder, self.config.top_memory_mib)
+                with Host(
+                    None,
+                    self._begins,
+                    lambda io: HostStore(self.broker, io.loop),
+                    open_device=self.broker.open_device,
+                    dump=self.broker.dump_core,
+                    open_ramdisk=self.broker.open_ramdisk,
+                ) as host:
+                    self._serve(host)
         finally:
-            self.membership.leave()
+            self.broker.leave()
+
+    @property
+    def record(self) -> Record:
+        """What is known of it without asking."""
+        return self.broker.record
+
+    @property
+    def _folder(self) -> Path:
+        """By its descriptor it is found by whatever name it has, and has a short path."""
+        return Path(f"/proc/self/fd/{self.broker.folder}")
 
     def _load(self) -> None:
         """Read the kernel. Raises PyxenError."""
         self._kernel = load_kernel(self.config.kernel)
         self._symbols = Symbols(self._kernel, self.config.system_map)
 
-    def _serve(self, host: Host, logs: Path) -> None:
+    def _serve(self, host: Host) -> None:
         with ExitStack() as stack:
-            # By the folder's descriptor it is found by whatever name it has, and has a short path.
-            fd = os.open(self.membership.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
-            folder = Path(f"/proc/self/fd/{fd}")
-            default = ConsoleLogConfig(
-                logs / f"{self.config.name}-console.log", limit=CONSOLE_LOG_LIMIT, kept=1
-            )
-            log_file = stack.enter_context(closing((self.config.console_log or default).open()))
-            server = stack.enter_context(ConsoleServer(folder / "console.sock"))
-            stack.enter_context(self._sharing(host, folder))
+            log_config = self.config.console_log or default_console_log(self.config.name)
+            log_file = log_config.open(self.broker.open_console_log)
+            stack.enter_context(closing(log_file))
+            server = stack.enter_context(ConsoleServer(self._folder / "console.sock"))
+            stack.enter_context(self._turns(host))
             requests = Requests(self)
             control = stack.enter_context(
-                ControlServer(folder / "control.sock", host.io.loop, requests.handle)
+                ControlServer(self._folder / "control.sock", host.io.loop, requests.handle)
             )
             self._tell = control.tell
             stack.enter_context(self._signals(host))
@@ -135,7 +143,7 @@ class DomainProcess:
 
     def _live(self, host: Host, console: Recorded) -> None:
         while True:
-            domid = self.membership.record.domid
+            domid = self.record.domid
 
             def ended(domain: Domain, outcome: Outcome) -> None:
                 self._ended(host, domain, outcome)
@@ -150,22 +158,10 @@ class DomainProcess:
             self._restarted = time.monotonic()
             self.shutdown_reason = ""
             self._take_update()
-            new = self.membership.renumber(time.time(), self.config.memory_mib, self.config.vcpus)
+            new = self.broker.renumber()
             self._run_queue.renumber(new)
             self._tell(Event("restarted", new))
             log.info("domain %d goes on as %d", domid, new)
-
-    def _record(self, domid: int) -> Record:
-        return Record(
-            domid=domid,
-            name=self.config.name,
-            uuid=self.config.uuid,
-            pid=os.getpid(),
-            started=time.time(),
-            log=str(log_folder() / f"{self.config.name}.log"),
-            memory_mib=self.config.memory_mib,
-            vcpus=self.config.vcpus,
-        )
 
     def _begins(self, running: RunningDomain) -> None:
         """In the thread of the vCPUs: the domain is built, and begins when this returns."""
@@ -217,7 +213,7 @@ class DomainProcess:
             if seconds < MIN_RESTART_SECONDS:
                 log.error(
                     "domain %d was restarted %.1f s ago and ends again: it is not restarted",
-                    self.membership.record.domid,
+                    self.record.domid,
                     seconds,
                 )
                 return f"{COREDUMP}destroy" if action.startswith(COREDUMP) else "destroy"
@@ -226,9 +222,8 @@ class DomainProcess:
     def _dump(self, domain: Domain) -> None:
         """Write a core dump in place of the last one; what goes wrong stops nothing, as with xl."""
         try:
-            path = make_private(log_folder() / "dump") / f"{self.config.name}.core"
-            dump_core(domain, path)
-            log.info("domain %d: its core dump is %s", domain.domid, path)
+            self.broker.dump_core(domain)
+            log.info("domain %d: its core was dumped", domain.domid)
         except (PyxenError, OSError) as error:
             log.error("domain %d: no core dump: %s", domain.domid, error)
 
@@ -238,21 +233,21 @@ class DomainProcess:
         try:
             self.rename(config.name + time.strftime(_SUFFIX, time.gmtime()), str(uuid4()))
             host.close_devices()
-            spawn(config, restarted=time.monotonic())
+            self.broker.spawn(config)
         except PyxenError as error:
             log.error("%s: it could not be restarted: %s", config.name, error)
 
     def rename(self, name: str, uuid: str | None = None) -> None:
         """In the thread of the vCPUs. Raises PyxenError if the name is in use."""
         assert self.running is not None
-        self.membership.rename(name, uuid)
+        self.broker.rename(name, uuid)
         self.configure(replace(self.config, name=name, uuid=uuid or self.config.uuid))
         self.running.write_name(name)
 
     def configure(self, config: DomainConfig) -> None:
         """What a restart goes by from now on."""
         self.config = config
-        self.membership.save_config(to_json(config))
+        self.broker.configure(config)
 
     def update(self, config: DomainConfig) -> None:
         """From any thread: a restart goes by this one, whatever changes until then.
@@ -283,33 +278,30 @@ class DomainProcess:
 
     # The processors of the host
 
-    @contextmanager
-    def _sharing(self, host: Host, folder: Path) -> Iterator[None]:
-        """Share the host's processors with other domains."""
-        run_folder, loop = self.membership.folder.parents[1], host.io.loop
+    def _enter_run_queue(self) -> RunQueue:
+        """Share the host's processors with other domains. Raises PyxenError."""
+        folder = run_folder()
+        table = folder / "scheduler"
         try:
-            queue = RunQueue(
-                run_folder / "scheduler",
-                folder,
-                run_folder / "domains",
-                self.membership.record.domid,
-            )
+            return RunQueue(table, self._folder, folder / "domains", self.record.domid)
         except (OSError, TimeoutError) as error:
-            raise PyxenError(f"{run_folder}/scheduler: {error.strerror or error}") from None
+            raise PyxenError(f"{table}: {error.strerror or error}") from None
+
+    @contextmanager
+    def _turns(self, host: Host) -> Iterator[None]:
+        """Hear from the run queue."""
+        queue, loop = self._run_queue, host.io.loop
 
         def look() -> None:
             queue.drain()
             if self.running is not None:
                 self.running.domain.ring()
 
-        with closing(queue):
-            self._run_queue = queue
-            self.check_affinity(self.config)
-            host.io.call(lambda: loop.add_reader(queue, look))
-            try:
-                yield
-            finally:
-                host.io.call(lambda: loop.remove_reader(queue))
+        host.io.call(lambda: loop.add_reader(queue, look))
+        try:
+            yield
+        finally:
+            host.io.call(lambda: loop.remove_reader(queue))
 
     def check_affinity(self, config: DomainConfig) -> None:
         """Raises PyxenError if a vCPU could run nowhere."""

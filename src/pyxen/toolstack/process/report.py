@@ -17,7 +17,7 @@ class Report:
 
     def __init__(self, fd: int) -> None:
         os.set_inheritable(fd, False)
-        self._fd = fd
+        self.fd = fd
 
     def ready(self, domid: int) -> None:
         """Raises PyxenError if nobody waits for the domain any more."""
@@ -32,7 +32,7 @@ class Report:
             self._say({"error": message})
 
     def _say(self, content: dict[str, Any]) -> None:
-        fd, self._fd = self._fd, -1
+        fd, self.fd = self.fd, -1
         if fd < 0:
             return
         try:

@@ -107,7 +107,7 @@ class Requests:
 
     async def _get_info(self, request: messages.GetInfo) -> DomainInfo:
         if self._process.running is None:
-            record = self._process.membership.record
+            record = self._process.record
             memory = record.memory_mib * _KIB_PER_MIB
             return self._info(memory, memory, False, ())
         return await self._call(self._domain_info)
@@ -125,7 +125,7 @@ class Requests:
     def _info(
         self, memory: int, max_memory: int, paused: bool, vcpus: tuple[VcpuInfo, ...]
     ) -> DomainInfo:
-        record = self._process.membership.record
+        record = self._process.record
         return DomainInfo(
             domid=record.domid,
             name=record.name,
