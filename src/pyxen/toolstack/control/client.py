@@ -100,10 +100,13 @@ class ControlClient:
 
     def _permit(self, request: Request[Any]) -> None:
         """Have the domain's broker do what this request will need of it."""
-        with self._lost_if_refused(), self._connect(BROKER_SOCKET) as broker:
-            broker.sendall(request_line(request))
-            with broker.makefile("rb") as answers:
+        try:
+            with self._connect(BROKER_SOCKET) as broker, broker.makefile("rb") as answers:
+                broker.sendall(request_line(request))
                 line = answers.readline(LINE_LIMIT)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ControlError(f"domain {self._name}: its broker: {reason}") from None
         if not line:
             raise ControlError(f"domain {self._name}: its broker has ended")
         content = read_line(line)
