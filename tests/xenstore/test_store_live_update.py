@@ -21,8 +21,11 @@ from store_peer import Peer, refused
 
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore import Client, LocalClient, Xenstored
+from pyxen.xenstore.address import connect
+from pyxen.xenstore.confinement import confine
 from pyxen.xenstore.live_update import LiveUpdate
 from pyxen.xenstore.requests import pack
+from pyxen.xenstore.wire import Message, Parser
 
 COMPLAINT = "pyxen: ERROR: xenstore: live update to"
 
@@ -110,6 +113,21 @@ def test_nobody_notices(store: Path, client: Client, program: Path, tmp_path: Pa
     _wait(lambda: client.directory("/local/domain") == ["0"])
     assert (tmp_path / "started").read_text() == f"xenstored --socket {store} -U\n" * 3
     client.remove("/a")
+
+
+def test_who_is_confined_stays_so(store: Path, client: Client, program: Path) -> None:
+    def ask(kind: int, payload: bytes) -> tuple[int, bytes]:
+        link.sendall(Message(kind, 0, 0, payload).pack())
+        parser = Parser()
+        while (answer := parser.feed(link.recv(parser.wanted))) is None:
+            pass
+        return answer.type, answer.payload
+
+    with connect(store) as link:
+        confine(link, 3, ["/local/domain/3"], 20)
+        assert update(client, program) == "OK"
+        assert ask(abi.XS_WRITE, b"/local/domain/3/name\0x") == (abi.XS_WRITE, b"OK\0")
+        assert ask(abi.XS_WRITE, b"/local/domain/4/name\0x") == (abi.XS_ERROR, b"EACCES\0")
 
 
 def _wait(condition: Callable[[], bool]) -> None:

@@ -70,6 +70,18 @@ class DomainNodes:
         return f"/libxl/{self.domid}"
 
 
+def places_of(domid: int, uuid: str) -> list[str]:
+    """Where all nodes of a domain are, for the store to remove with it, whatever kinds of devices
+    it has."""
+    return [
+        f"/local/domain/{domid}",
+        f"/vm/{uuid}",
+        f"/libxl/{domid}",
+        f"/local/domain/0/backend/*/{domid}",
+        f"/local/domain/0/error/backend/*/{domid}",
+    ]
+
+
 def make_node(client: WatchingClient, path: str, permissions: tuple[str, ...]) -> None:
     """A node with these permissions, which those below it get, too."""
     client.mkdir(path)

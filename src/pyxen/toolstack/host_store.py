@@ -19,7 +19,7 @@ from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.events_back_end import BackEndPort
 from pyxen.hypervisor.grant_access import GrantAccess, Mapping
 from pyxen.toolstack.broker.client import Broker
-from pyxen.toolstack.domain_store import DomainNodes, remove_domain, write_domain
+from pyxen.toolstack.domain_store import DomainNodes, places_of, remove_domain, write_domain
 from pyxen.xenstore import (
     GuestConnection,
     GuestRing,
@@ -62,14 +62,13 @@ class HostStore:
         connection = self._broker.connect_store(start=True)
         self.client = SocketStore(connection, domain.post, self._loop, lost=_complain)
         domid = nodes.domid
-        places = [f"/local/domain/0/{place}/*/{domid}" for place in ("backend", "error/backend")]
         try:
             guest = GuestConnection(
                 self._broker.connect_store,
                 domid,
                 domain.post,
                 self._loop,
-                removes=[nodes.path, nodes.vm_path, nodes.libxl_path, *places],
+                removes=places_of(domid, nodes.uuid),
             )
             write_domain(self.client, nodes)
             self.client.introduce(domid, nodes.store_mfn, nodes.store_port)

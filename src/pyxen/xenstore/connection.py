@@ -26,6 +26,7 @@ from pyxen.xenstore.wire import Message, Parser, encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyxen.xenstore.confinement import Confinement
     from pyxen.xenstore.daemon import Xenstored
     from pyxen.xenstore.domains import DomainRecord
     from pyxen.xenstore.nodes import Transaction
@@ -83,6 +84,7 @@ class Connection:
     ``wake`` is called after a request, of anybody, when there is something to send, or when quotas
     do not hold requests back any more. ``ignored``: nothing more is read or sent.
 
+    ``confined``: what it is limited to, if it is (``confinement``).
     ``become_guest(domid, removes)``: of a transport that can be made a domain's (``server``).
     ``in_stream``: bytes that are on their way cannot be taken back, so messages stay whole even
     when the client begins anew.
@@ -99,6 +101,7 @@ class Connection:
     ignored: bool = False
     become_guest: Callable[[int, Sequence[str]], None] | None = None
     in_stream: bool = False
+    confined: Confinement | None = None
 
     def __post_init__(self) -> None:
         self._parser = Parser()

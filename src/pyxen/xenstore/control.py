@@ -2,8 +2,9 @@
 """CONTROL requests: what ``xenstore-control`` asks the server to do, and the server's log.
 
 A request is the name of a command and its arguments; the answer is a text. The commands are those
-of C xenstored, and two of ours, for the processes in which domains live: ``guest-connect`` makes
-the socket it comes by a domain's (``server``), ``guest-stopped`` tells that a domain has stopped.
+of C xenstored, and three of ours, for the processes in which domains live: ``confine`` limits the
+client that says it to a domain's nodes (``confinement``), ``guest-connect`` makes the socket it
+comes by a domain's (``server``), ``guest-stopped`` tells that a domain has stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from pyxen.abi.io_xs_wire import XS_NAMES
 from pyxen.xenstore import paths
+from pyxen.xenstore.confinement import CONFINE, Confinement
 from pyxen.xenstore.error import StoreError
 from pyxen.xenstore.quotas import HARD, SOFT
 from pyxen.xenstore.wire import decode
@@ -96,6 +98,8 @@ def run(request: Request) -> bytes | None:
     name, *arguments = [decode(word) for word in request.message.strings()] or [""]
     if name == _GUEST_CONNECT:
         return _guest_connect(request, arguments).encode() + b"\0"
+    if name == CONFINE:
+        return _confine(request, arguments).encode() + b"\0"
     if name == _LIVE_UPDATE and request.daemon.live_update is not None:
         answer = request.daemon.live_update.command(request, arguments)
         return None if answer is None else answer.encode() + b"\0"
@@ -218,6 +222,14 @@ def _guest_connect(request: Request, arguments: list[str]) -> str:
         raise StoreError("EINVAL")
     request.after = lambda: become_guest(record.domid, arguments[1:])
     return str(record.features)
+
+
+def _confine(request: Request, arguments: list[str]) -> str:
+    domid, *places = arguments or [""]
+    if not domid.isdecimal() or not all(place.startswith(paths.ROOT) for place in places):
+        raise StoreError("EINVAL")
+    request.connection.confined = Confinement(int(domid), tuple(places))
+    return OK
 
 
 def _guest_stopped(daemon: Xenstored, arguments: list[str]) -> str:

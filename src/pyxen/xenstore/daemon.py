@@ -150,6 +150,8 @@ class Xenstored:
             raise StoreError("ENOSYS")
         if operation.privileged and connection.unprivileged:
             raise StoreError("EACCES")
+        if connection.confined is not None:
+            connection.confined.check(message)
         transaction = None
         if message.transaction and not operation.ignores_transaction:
             transaction = connection.transactions.get(message.transaction)

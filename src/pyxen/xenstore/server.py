@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyxen.errors import PyxenError
 from pyxen.xenstore import paths
+from pyxen.xenstore.confinement import Confinement
 from pyxen.xenstore.connection import Connection
 from pyxen.xenstore.live_update import LiveUpdate
 from pyxen.xenstore.migration import dump, restore
@@ -195,8 +196,8 @@ class SocketServer:
             self.state_file.unlink(missing_ok=True)
 
     def _save(self) -> bytes:
-        """The stream, and behind it what is not Xen's: guests' sockets, domains that have stopped,
-        the log."""
+        """The stream, and behind it what is not Xen's: guests' sockets, clients that are confined,
+        domains that have stopped, the log."""
         assert self._listener is not None
         state, entries = dump(self.daemon)
         state.listener = self._listener.fileno()
@@ -211,10 +212,16 @@ class SocketServer:
                 guests.append(
                     [client.domid, client.socket.fileno(), list(client.removes), unread.hex()]
                 )
+        confined = [
+            [client.socket.fileno(), each.domid, each.places]
+            for client in self.clients
+            if client.connection is not None and (each := client.connection.confined) is not None
+        ]
         stopped = [each.domid for each in self.daemon.domains.values() if each.shut_down]
         trace = self.daemon.log
         more = {
             "guests": guests,
+            "confined": confined,
             "stopped": stopped,
             "log": None if trace.path is None else str(trace.path),
             "logging": trace.on,
@@ -242,8 +249,13 @@ class SocketServer:
                 client.input = bytes.fromhex(unread)
                 if domid in entries:
                     _go_on(client, connections, entries[domid])
+            confined = {
+                fd: Confinement(domid, tuple(places))
+                for fd, domid, places in more.get("confined", ())  # an older server has none
+            }
             for entry in state.connections:
                 if entry.domid is None:
+                    connections[entry.number].confined = confined.get(entry.fd)
                     _go_on(SocketClient(self, _inherited(entry.fd)), connections, entry)
         except (StreamError, ProtocolError, OSError, ValueError, KeyError) as error:
             raise PyxenError(f"{self.state_file}: {error}") from None

@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NoReturn
+from uuid import UUID
 
 from pyxen.backends.console import sockets
 from pyxen.backends.console.log_file import open_log
@@ -43,15 +44,18 @@ from pyxen.toolstack.create import spawn
 from pyxen.toolstack.devices import FACTORIES
 from pyxen.toolstack.devices.disk import parse_disk
 from pyxen.toolstack.devices.nic import NicConfig, parse_nic
+from pyxen.toolstack.domain_store import places_of
 from pyxen.toolstack.folders import log_folder, make_private
 from pyxen.toolstack.registry import Membership, Record, Registry
 from pyxen.xenstore.address import connect
+from pyxen.xenstore.confinement import confine
+from pyxen.xenstore.error import StoreError
 from pyxen.xenstore.start import ensure_xenstored
 
 log = logging.getLogger("pyxen")
 
 _PATIENCE: Final = 10.0
-"""So many seconds the owner's tool may take to say what it wants."""
+"""So many seconds the owner's tool may take to say what it wants, and the store to answer."""
 _PEER: Final = struct.Struct("3i")
 _FREE: Final = (
     *("name", "uuid", "disks", "nics"),
@@ -140,6 +144,9 @@ class BrokerProcess:
                 opened.release()
             for core in self._core_files.values():
                 core.finish(whole=False)
+        finally:
+            if self._listener is not None:
+                self._listener.close()
 
     def _wait(self) -> bool:
         """Whether it is the domain's process that has something to say."""
@@ -263,6 +270,12 @@ class BrokerProcess:
             connection = ensure_xenstored(path, make_private(log_folder()) / "xenstored.log")
         else:
             connection = connect(path)
+        domid, uuid = self._membership.record.domid, str(UUID(self._config.uuid))
+        try:
+            confine(connection, domid, places_of(domid, uuid), _PATIENCE)
+        except StoreError as error:
+            connection.close()
+            raise PyxenError(f"xenstored: {error}") from None
         return Done(), [connection.detach()]
 
     def _open_disk(self, request: messages.OpenDisk) -> tuple[OpenedDevice, list[int]]:

@@ -4,6 +4,7 @@ line. JSON takes no notice of those."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -27,9 +28,9 @@ def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     line = b""
     files: list[int] = []
     while not line.endswith(b"\n"):
-        data, more, _, _ = socket.recv_fds(
-            connection, _CHUNK, _FILES, flags=socket.MSG_CMSG_CLOEXEC
-        )
+        data, more, _, _ = socket.recv_fds(connection, _CHUNK, _FILES)
+        for file in more:
+            os.set_inheritable(file, False)
         if not data or len(line) > LINE_LIMIT:
             raise EOFError
         line += data
