@@ -19,9 +19,9 @@ from pyxen.errors import PyxenError
 from pyxen.toolstack.broker import messages, wire
 from pyxen.toolstack.broker.client import Broker, BrokerGone
 from pyxen.toolstack.broker.process import BrokerProcess
-from pyxen.toolstack.config import DomainConfig
+from pyxen.toolstack.config import DomainConfig, to_json
 from pyxen.toolstack.control.client import ControlClient
-from pyxen.toolstack.control.messages import AttachDisk, AttachNic, DumpCore, Request
+from pyxen.toolstack.control.messages import AttachDisk, AttachNic, DumpCore, Request, UpdateConfig
 from pyxen.toolstack.control.wire import request_line
 from pyxen.toolstack.devices.disk import parse_disk
 from pyxen.toolstack.devices.nic import parse_nic
@@ -111,8 +111,7 @@ def test_what_the_configuration_names_is_opened(
     opened.close()
     broker.open_device("vbd", config.disks[0]).close()
     broker.open_device("vif", replace(config.nics[0], devid=3)).close()
-    with broker.open_ramdisk(folder / "none") as ramdisk:
-        assert ramdisk.name is not None
+    with broker.open_file(folder / "ramdisk") as ramdisk:
         assert len(ramdisk.read()) == 1 << 20
 
 
@@ -130,6 +129,8 @@ def test_nothing_else_is_opened(broker: Broker, config: DomainConfig, folder: Pa
             broker.open_device("vif", parse_nic(spec))
     with pytest.raises(PyxenError, match=NOT_PERMITTED):
         broker._ask(messages.OpenCore(f"{folder}/core"))
+    with pytest.raises(PyxenError, match=NOT_PERMITTED):
+        broker.open_file(folder / "other")
 
 
 def test_a_configuration_names_nothing_else(
@@ -166,6 +167,10 @@ def test_what_the_owner_permits(broker: Broker, config: DomainConfig, folder: Pa
     os.close(file)
     broker._ask(messages.FinishCore(opened.number, True))
     assert (folder / "core").read_bytes() == b"core"
+    update = replace(config, kernel=folder / "other", memory_mib=16)
+    assert permit(UpdateConfig(to_json(update))) == '{"answer":{}}'
+    broker.configure(update)
+    broker.open_file(folder / "other").close()
     assert "no number of requests" in permit(AttachDisk(f"{spec},iops=x"))
     assert "no such request" in permit(messages.Leave())
 
@@ -197,7 +202,7 @@ def test_a_broker_that_has_ended(config: DomainConfig) -> None:
 def test_errors_of_the_system_stay_what_they_are(broker: Broker, folder: Path) -> None:
     (folder / "ramdisk").unlink()
     with pytest.raises(FileNotFoundError) as error:
-        broker.open_ramdisk(folder / "ramdisk")
+        broker.open_file(folder / "ramdisk")
     assert error.value.filename == f"{folder}/ramdisk"
 
 

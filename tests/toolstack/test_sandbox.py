@@ -15,8 +15,8 @@ from pathlib import Path
 
 import attempts
 import pytest
-from machine import Machine
 
+from machine import Machine
 from pyxen.backends.block.storage_daemon import DAEMON
 from pyxen.testing import kernels
 from pyxen.toolstack import sandbox

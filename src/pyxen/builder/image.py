@@ -23,6 +23,7 @@ from typing import Final
 
 from pyxen.builder import bzimage, payload
 from pyxen.builder.elf import ElfFile, is_elf, parse_elf
+from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.builder.notes import PvKernel, XenNotes, check_pv, read_notes
 from pyxen.errors import PyxenError
 
@@ -47,16 +48,18 @@ class KernelImage:
             raise PyxenError(f"{self.path}: {error}") from None
 
 
-def load_kernel(path: Path, cache: Path | None = None) -> KernelImage:
+def load_kernel(
+    path: Path, cache: Path | None = None, open_file: OpenFile = open_for_reading
+) -> KernelImage:
     """Read a kernel file; decompress it if no earlier start has.
 
     `cache` is the folder of decompressed kernels, by default `default_cache()`. That it cannot be
-    read or written is no error.
+    read or written is no error. `open_file` opens the kernel.
 
     Raises PyxenError, with the name of the file, if it cannot be read or is no kernel for Xen.
     """
     try:
-        data = memoryview(_read(path))
+        data = memoryview(_read(path, open_file))
         if not is_elf(data):
             data = _decompressed(data, default_cache() if cache is None else cache)
         elf = parse_elf(data)
@@ -73,10 +76,10 @@ def default_cache() -> Path:
     return base / "pyxen" / "kernels"
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, open_file: OpenFile) -> bytes:
     """The whole file. It is not mapped: the user may overwrite it while the domain runs."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > payload.MAX_IMAGE_SIZE:
                 raise PyxenError(

@@ -26,13 +26,14 @@ mapping of Linux has to fit into 2 GiB or less.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 
 from pyxen.abi import xen
 from pyxen.builder.elf import PF_X, SHF_EXECINSTR
+from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.builder.image import KernelImage
 from pyxen.builder.notes import PvKernel, XenNotes
 from pyxen.errors import PyxenError
@@ -120,11 +121,6 @@ class PvStart:
     store_mfn: int
 
 
-def open_ramdisk(path: Path) -> BinaryIO:
-    """Raises OSError."""
-    return path.open("rb")
-
-
 def build_pv(
     domain: PvDomain,
     kernel: KernelImage,
@@ -134,12 +130,12 @@ def build_pv(
     console_port: int,
     store_port: int,
     offered_features: int,
-    open_file: Callable[[Path], BinaryIO] = open_ramdisk,
+    open_file: OpenFile = open_for_reading,
 ) -> PvStart:
     """Fill the memory of a new domain with all that its kernel expects at its start.
 
     `offered_features` is the mask that the hypervisor answers to XENVER_get_features. `open_file`
-    opens the ramdisk, and may raise OSError.
+    opens the ramdisk.
 
     Raises PyxenError if the kernel cannot run as a PV domain, the ramdisk cannot be read, the
     command line is too long, or the domain has too little memory for all of them.
@@ -372,7 +368,7 @@ def _encode_command_line(command_line: str) -> bytes:
     return arguments
 
 
-def _read_ramdisk(path: Path, open_file: Callable[[Path], BinaryIO], nr_pages: int) -> bytes:
+def _read_ramdisk(path: Path, open_file: OpenFile, nr_pages: int) -> bytes:
     memory_size = nr_pages * PAGE_SIZE
     try:
         with open_file(path) as file:

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Final
 
 from pyxen.builder.elf import SHN_UNDEF, SHT_SYMTAB, ElfFile
+from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.builder.image import KernelImage
 from pyxen.errors import PyxenError
 
@@ -80,14 +81,19 @@ class SymbolTable:
             return None
 
 
-def load_symbols(kernel: KernelImage, system_map: Path | None = None) -> SymbolTable | None:
-    """The symbols of a kernel from the best source there is; None if there is none.
+def load_symbols(
+    kernel: KernelImage,
+    system_map: Path | None = None,
+    open_file: OpenFile = open_for_reading,
+) -> SymbolTable | None:
+    """The symbols of a kernel from the best source there is; None if there is none. `open_file`
+    opens `system_map`.
 
     May take a second. Raises PyxenError if `system_map` is given and cannot be read.
     """
     low, high = _kernel_addresses(kernel)
     sources = (
-        read_system_map(system_map) if system_map else None,
+        read_system_map(system_map, open_file) if system_map else None,
         read_symtab(kernel.elf),
         read_kallsyms(kernel.elf.data, low, high),
     )
@@ -125,7 +131,9 @@ def read_symtab(elf: ElfFile) -> list[tuple[int, str]] | None:
     return symbols
 
 
-def read_system_map(path: Path) -> list[tuple[int, str]] | None:
+def read_system_map(
+    path: Path, open_file: OpenFile = open_for_reading
+) -> list[tuple[int, str]] | None:
     """Address and name of each symbol in a System.map file.
 
     None for the file that Debian puts in its place, one line which says where the real one is.
@@ -133,7 +141,8 @@ def read_system_map(path: Path) -> list[tuple[int, str]] | None:
     Raises PyxenError if the file cannot be read or a line is not `address type name`.
     """
     try:
-        lines = path.read_text("latin-1").splitlines()
+        with open_file(path) as file:
+            lines = file.read().decode("latin-1").splitlines()
     except OSError as error:
         raise PyxenError(f"{path}: cannot read the symbols: {error.strerror}") from None
     if len(lines) == 1 and "The real System.map is in" in lines[0]:

@@ -154,6 +154,8 @@ class RunQueue:
     def __init__(self, table: Path, folder: Path, domains: Path, domid: int) -> None:
         self._host = cpu_mask(os.sched_getaffinity(0))
         self._placed = self._host
+        self._weight = DEFAULT_WEIGHT
+        self._domid = domid
         self._used = 0
         self._to_wake: list[int] = []
         self._told = False
@@ -162,9 +164,9 @@ class RunQueue:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._address = f"{folder}/{_SOCKET}"
         self._socket.bind(self._address)
-        self._at = self._enter(domid)
+        self._at = self._enter()
 
-    def _enter(self, domid: int) -> int:
+    def _enter(self) -> int:
         """Find a slot, and hold it for as long as this process lives."""
         with self._table.locked() as words:
             for slot in range(_SLOTS):
@@ -173,8 +175,8 @@ class RunQueue:
                     fcntl.fcntl(self._table.file, fcntl.F_OFD_SETLK, byte)
                     at = _HEADER + slot * _SLOT
                     words[at + _TIME] = 0
-                    words[at + _WEIGHT] = DEFAULT_WEIGHT
-                    words[at + _DOMAIN] = domid
+                    words[at + _WEIGHT] = self._weight
+                    words[at + _DOMAIN] = self._domid
                     words[at + _STATE] = _IDLE
                     words[_SLOTS_USED] = max(words[_SLOTS_USED], slot + 1)
                     return at
@@ -186,7 +188,8 @@ class RunQueue:
             self._vacate(words)
             words[self._at + _STATE] = _FREE
         self._socket.close()
-        os.unlink(self._address)
+        with suppress(FileNotFoundError):  # somebody has emptied the folder
+            os.unlink(self._address)
         os.close(self._domains)
         self._table.close()
 
@@ -207,15 +210,16 @@ class RunQueue:
     # What the domain is
 
     def set_weight(self, weight: int) -> None:
-        """From 1 to 65535. Raises TimeoutError."""
-        with self._changing() as words:
+        """From 1 to 65535, for what is used from now on."""
+        with suppress(TimeoutError), self._changing() as words:
             self._settle(words)
-            words[self._at + _WEIGHT] = weight
+        self._weight = weight
 
     def renumber(self, domid: int) -> None:
-        """The domain begins anew with another number. Raises TimeoutError."""
-        with self._changing() as words:
-            words[self._at + _DOMAIN] = domid
+        """The domain begins anew with another number."""
+        self._domid = domid
+        with suppress(TimeoutError), self._changing() as words:
+            self._settle(words)
 
     # Turns
 
@@ -386,8 +390,9 @@ class RunQueue:
         """Account for the time that was used, and show that all is well."""
         at = self._at
         used, self._used = self._used, 0
-        virtual = words[at + _TIME] + used * DEFAULT_WEIGHT // words[at + _WEIGHT]
+        virtual = words[at + _TIME] + used * DEFAULT_WEIGHT // self._weight
         words[at + _TIME] = min(virtual, _WORD)
+        words[at + _WEIGHT], words[at + _DOMAIN] = self._weight, self._domid
         words[at + _TOLD] = time.monotonic_ns()
         least = min(
             (

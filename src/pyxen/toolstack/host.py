@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pyxen.backends.console.primary import PrimaryConsole
 from pyxen.backends.doors import Doors
-from pyxen.builder.pv import open_ramdisk
+from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.hypervisor.domain import Domain
 from pyxen.hypervisor.events_back_end import BackEndPort
 from pyxen.hypervisor.grant_access import GrantAccess
@@ -54,7 +54,7 @@ def _embedded(io: IoThread) -> Store:
 class Host:
     """See the module. ``started`` is told of each domain before it runs; ``make_store`` makes the
     store, by default one in this process, when the I/O thread is there. ``open_device``, ``dump``
-    and ``open_ramdisk`` do what a domain needs of the host's files, by default in this process."""
+    and ``open_file`` do what a domain needs of the host's files, by default in this process."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class Host:
         *,
         open_device: OpenDevice | None = None,
         dump: Callable[[Domain, Path], None] = dump_core,
-        open_ramdisk: Callable[[Path], BinaryIO] = open_ramdisk,
+        open_file: OpenFile = open_for_reading,
     ) -> None:
         self._timeout = timeout
         self._started = started
         self._make_store = make_store
         self._open_device = open_device
         self._dump = dump
-        self.open_ramdisk = open_ramdisk
+        self.open_file = open_file
         self.io = IoThread()
         self.executor = ThreadPoolExecutor(_DISK_THREADS, "pyxen-disk")
         self.devices: Devices | None = None

@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from pyxen import engine as engines
@@ -28,8 +28,9 @@ from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENST
 from pyxen.backends.console.buffer import Scrollback
 from pyxen.backends.console.log_file import LogFile
 from pyxen.backends.console.primary import PrimaryConsole
+from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.builder.image import KernelImage, load_kernel
-from pyxen.builder.pv import PvStart, build_pv, open_ramdisk
+from pyxen.builder.pv import PvStart, build_pv
 from pyxen.builder.symbols import SymbolTable, load_symbols
 from pyxen.engine.protocol import Engine, EngineError
 from pyxen.errors import PyxenError, XenError
@@ -157,7 +158,7 @@ def run_once(
         domain = make_domain(engine, config, domid, output)
         domain.instruments.extend(instruments)
         try:
-            built = build_domain(domain, kernel, config, open_file=host.open_ramdisk)
+            built = build_domain(domain, kernel, config, open_file=host.open_file)
             try:
                 ring = host.introduce(domain, built.grants, built.nodes, output)
                 host.add_devices(domain, config)
@@ -220,7 +221,7 @@ def build_domain(
     config: DomainConfig,
     *,
     with_store: bool = True,
-    open_file: Callable[[Path], BinaryIO] = open_ramdisk,
+    open_file: OpenFile = open_for_reading,
 ) -> Built:
     """Fill the domain's memory; it is then ready to run, when its store and its console are served.
 
@@ -356,15 +357,20 @@ class Symbols:
     """The kernel's own names of addresses, or none if it has no symbols that we can read.
 
     Read when they are first needed; a file that the user names is read at once, so that its
-    mistakes are told before the run and not in place of a report.
+    mistakes are told before the run and not in place of a report. ``open_file`` opens it.
     """
 
-    def __init__(self, kernel: KernelImage, system_map: Path | None) -> None:
+    def __init__(
+        self,
+        kernel: KernelImage,
+        system_map: Path | None,
+        open_file: OpenFile = open_for_reading,
+    ) -> None:
         self._kernel = kernel
         self._loaded = system_map is not None
         self._table: SymbolTable | None = None
         if system_map is not None:
-            self._table = load_symbols(kernel, system_map)
+            self._table = load_symbols(kernel, system_map, open_file)
 
     def lookup(self, address: int) -> tuple[str, int] | None:
         if not self._loaded:

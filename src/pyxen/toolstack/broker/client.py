@@ -111,9 +111,9 @@ class Broker:
         _, (file,) = self._ask(messages.OpenConsoleLog(rotate))
         return file
 
-    def open_ramdisk(self, path: Path) -> BinaryIO:
-        """Raises OSError too."""
-        _, (file,) = self._ask(messages.OpenRamdisk())
+    def open_file(self, path: Path) -> BinaryIO:
+        """One that the domain is built from. Raises OSError too."""
+        _, (file,) = self._ask(messages.OpenBuildFile(str(path)))
         return open(file, "rb")
 
     def dump_core(self, domain: Domain, path: Path | None = None) -> None:

@@ -121,9 +121,11 @@ class OpenConsoleLog(Request[Done]):
 
 
 @dataclass(frozen=True)
-class OpenRamdisk(Request[Done]):
-    """That of the configuration."""
+class OpenBuildFile(Request[Done]):
+    """One that the domain is built from: the kernel, the ramdisk or the System.map of its
+    configuration."""
 
+    path: str
     answer = Done
 
 
@@ -159,7 +161,7 @@ REQUESTS: Final = {
         OpenChannel,
         Release,
         OpenConsoleLog,
-        OpenRamdisk,
+        OpenBuildFile,
         OpenCore,
         FinishCore,
     )

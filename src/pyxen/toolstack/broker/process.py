@@ -37,6 +37,7 @@ from pyxen.toolstack.control.messages import (
     Done,
     DumpCore,
     Request,
+    UpdateConfig,
 )
 from pyxen.toolstack.control.wire import answer_line, error_line, read_request
 from pyxen.toolstack.core_dump import CoreFile
@@ -104,6 +105,7 @@ class BrokerProcess:
         self._domain = domain
         self._disks = list(config.disks)
         self._nics = [_plain(nic) for nic in config.nics]
+        self._updates: list[DomainConfig] = []
         self._cores: list[str] = []
         self._console_log = config.console_log or default_console_log(config.name)
         self._opened: dict[int, Opened] = {}
@@ -126,7 +128,7 @@ class BrokerProcess:
             messages.OpenChannel: self._open_channel,
             messages.Release: self._release,
             messages.OpenConsoleLog: self._open_console_log,
-            messages.OpenRamdisk: self._open_ramdisk,
+            messages.OpenBuildFile: self._open_build_file,
             messages.OpenCore: self._open_core,
             messages.FinishCore: self._finish_core,
         }
@@ -202,6 +204,11 @@ class BrokerProcess:
             self._nics.append(_plain(parse_nic(request.spec)))
         elif isinstance(request, DumpCore):
             self._cores.append(request.path)
+        elif isinstance(request, UpdateConfig):
+            config = from_json(request.config)
+            self._updates.append(config)
+            self._disks += config.disks
+            self._nics += map(_plain, config.nics)
 
     # The domain's place in the registry
 
@@ -254,8 +261,8 @@ class BrokerProcess:
             _check(disk in self._disks, f"disk {disk.vdev}")
         for nic in config.nics:
             _check(_plain(nic) in self._nics, f"network card {nic.devid}")
-        kept = {name: getattr(self._config, name) for name in _FREE}
-        _check(replace(config, **kept) == self._config, "such a configuration")
+        permitted = (self._config, *self._updates)
+        _check(any(_fits(config, each) for each in permitted), "such a configuration")
         return config
 
     def _leave(self, request: messages.Leave) -> tuple[Done, list[int]]:
@@ -308,9 +315,11 @@ class BrokerProcess:
         config = self._console_log
         return Done(), [open_log(config.path, config.kept if request.rotate else None)]
 
-    def _open_ramdisk(self, request: messages.OpenRamdisk) -> tuple[Done, list[int]]:
-        _check(self._config.ramdisk is not None, "ramdisk")
-        return Done(), [os.open(str(self._config.ramdisk), os.O_RDONLY | os.O_CLOEXEC)]
+    def _open_build_file(self, request: messages.OpenBuildFile) -> tuple[Done, list[int]]:
+        config = self._config
+        permitted = (config.kernel, config.ramdisk, config.system_map)
+        _check(Path(request.path) in permitted, request.path)
+        return Done(), [os.open(request.path, os.O_RDONLY | os.O_CLOEXEC)]
 
     def _open_core(self, request: messages.OpenCore) -> tuple[OpenedFile, list[int]]:
         if request.path:
@@ -339,6 +348,11 @@ def _close(files: Sequence[int]) -> None:
 def _check(permitted: bool, what: str) -> None:
     if not permitted:
         raise PyxenError(f"{what}: the domain's owner has not permitted that")
+
+
+def _fits(config: DomainConfig, permitted: DomainConfig) -> bool:
+    """Whether they differ in nothing but what is free, or was looked at."""
+    return replace(config, **{name: getattr(permitted, name) for name in _FREE}) == permitted
 
 
 def _plain(nic: NicConfig) -> NicConfig:

@@ -234,6 +234,7 @@ class UpdateConfig(Request[Done]):
     """The configuration, in libxl's shape, that the next restart goes by."""
 
     config: dict[str, Any]
+    permit = True
     answer = Done
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.builder.image import load_kernel
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
@@ -105,7 +106,7 @@ class DomainProcess:
                     lambda io: HostStore(self.broker, io.loop),
                     open_device=self.broker.open_device,
                     dump=self.broker.dump_core,
-                    open_ramdisk=self.broker.open_ramdisk,
+                    open_file=self.broker.open_file,
                 ) as host:
                     self._serve(host)
         finally:
@@ -121,10 +122,11 @@ class DomainProcess:
         """By its descriptor it is found by whatever name it has, and has a short path."""
         return Path(f"/proc/self/fd/{self.broker.folder}")
 
-    def _load(self) -> None:
+    def _load(self, open_file: OpenFile = open_for_reading) -> None:
         """Read the kernel. Raises PyxenError."""
-        self._kernel = load_kernel(self.config.kernel)
-        self._symbols = Symbols(self._kernel, self.config.system_map)
+        config = self.config
+        self._kernel = load_kernel(config.kernel, open_file=open_file)
+        self._symbols = Symbols(self._kernel, config.system_map, open_file)
 
     def _serve(self, host: Host) -> None:
         with ExitStack() as stack:
@@ -274,7 +276,7 @@ class DomainProcess:
             log.info("the configuration of config-update is used")
             self.configure(self._next_config())
             self._updated = None
-            self._load()
+            self._load(self.broker.open_file)
 
     # The processors of the host
 
