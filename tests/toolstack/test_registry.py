@@ -147,7 +147,7 @@ CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 def live():
     member = run.add(lambda domid: Record(domid, "web", "", os.getpid(), 0.0, "/log", 64, 1), {})
     member.save_config({"a": 1})
-    member.renumber(2.0)
+    member.renumber(2.0, 64, 1)
     member.rename("www")
     member.leave()
 
@@ -238,7 +238,7 @@ def test_looking_is_possible_at_any_moment(run: Registry) -> None:
 def _renumber(folder: Path, times: int) -> None:
     member = add(Registry(folder), "web")
     for _ in range(times):
-        member.renumber(2.0)
+        member.renumber(2.0, 64, 1)
     member.leave()
 
 

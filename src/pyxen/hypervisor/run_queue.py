@@ -375,10 +375,10 @@ class RunQueue:
         ran = time.monotonic_ns() - words[at + _SINCE]
         if ahead <= 0:
             # Who cannot use all of its share, as it has but one thread, is not owed the rest.
-            weight = max(1, min(words[at + _WEIGHT], words[other + _WEIGHT]))
+            weight = max(1, min(self._weight, words[other + _WEIGHT]))
             words[at + _TIME] += max(0, -ahead - _LARGEST_LAG * DEFAULT_WEIGHT // weight)
             return SLICE
-        if ran < SLICE and ahead < max(_LEAD, _LEAST_RUN * DEFAULT_WEIGHT // words[at + _WEIGHT]):
+        if ran < SLICE and ahead < max(_LEAD, _LEAST_RUN * DEFAULT_WEIGHT // self._weight):
             return SLICE - ran
         limit = words[_RATE_LIMIT] * 1000
         if ran < limit:
