@@ -19,10 +19,12 @@ def add_parser(
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print them."""
+    from pyxen.toolstack.folders import make_private
     from pyxen.toolstack.message_ring import MessageRing
     from pyxen.toolstack.registry import Registry
 
     registry = Registry()
+    folder = make_private(registry.folder)
     if registry.is_of_this_boot():
-        print(MessageRing(registry.folder).read(clear=arguments.clear), end="")
+        print(MessageRing(folder).read(clear=arguments.clear), end="")
     return 0
