@@ -242,6 +242,7 @@ def test_block_devices(machine: Machine, linux: int, spec: tuple[str, ...]) -> N
     path = f"/local/domain/0/backend/vbd/{linux}/768"
     assert values(line, xl.BLOCK_LIST) == [768, 0, linux, 1, -1, -1, path]
     assert machine.do("block-detach", "linux", "768", "--force") == ""
+    assert machine.refusal("block-detach", "linux", "hda") == "Error: Device hda not connected."
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from pyxen.toolstack.control.messages import (
     VcpuInfo,
 )
 from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
-from pyxen.toolstack.devices.live import NIC
+from pyxen.toolstack.devices.live import DISK, NIC
 from pyxen.toolstack.devices.nic import parse_nic
 from pyxen.toolstack.running import RunningDomain
 from pyxen.xenstore.error import StoreError
@@ -329,6 +329,8 @@ class Requests:
     async def _detach_disk(self, request: messages.DetachDisk) -> Done:
         number = virtual_device_number(request.vdev)
         running = self._running()
+        if await self._call(lambda running: running.devices.find(DISK, number)) is None:
+            raise PyxenError(f"Error: Device {request.vdev} not connected.")
         await _wait(running.detach_disk(request.vdev, force=request.force, seconds=request.seconds))
 
         def forget(running: RunningDomain) -> None:
