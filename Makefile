@@ -36,6 +36,8 @@ bench:
 	$(bin)/python bench/xenstore.py
 	$(bin)/python bench/block.py
 	$(bin)/python bench/net.py
+	$(bin)/pyxen image pull debian-cloud
+	$(bin)/python bench/density.py
 
 # The other targets compile when the sources differ from those of the last time; this one always.
 build:
