@@ -131,6 +131,22 @@ def test_two_at_the_same_moment(machine: Machine, config: Path) -> None:
     assert len(machine.names()) == 1
 
 
+@pytest.mark.parametrize("order", (b"", b'{"config": {'))
+def test_a_process_whose_starter_was_killed_ends_in_silence(order: bytes) -> None:
+    reader, writer = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-m", "pyxen.toolstack.process", str(writer)],
+        input=order,
+        pass_fds=(writer,),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    os.close(writer)
+    assert (done.stdout, done.stderr, os.read(reader, 1)) == (b"", b"", b"")
+    os.close(reader)
+
+
 def test_a_full_disk(machine: Machine, config: Path) -> None:
     machine.do("create", config, 'name="before"')  # the store is there
 

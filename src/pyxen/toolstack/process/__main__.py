@@ -23,7 +23,10 @@ def main() -> int:
     if os.fork():
         os._exit(0)  # whoever waits for this process waits no more
     report = Report(int(sys.argv[1]))
-    order = json.load(sys.stdin)
+    try:
+        order = json.load(sys.stdin)
+    except ValueError:  # whoever wanted the domain was killed before that was said
+        return 1
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     logging.basicConfig(
         level=order["log_level"].upper(),
