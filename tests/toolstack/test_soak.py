@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import PATIENCE, Machine
 
+from machine import PATIENCE, Machine
 from pyxen import Domain, PyxenError
 from pyxen.backends.block.storage_daemon import DAEMON
 from pyxen.testing import kernels
