@@ -392,3 +392,11 @@ def test_a_lock_that_is_held(tmp_path: Path) -> None:
             ensure_xenstored(tmp_path / "socket", tmp_path / "log", timeout=0.1)
     finally:
         os.close(fd)
+
+
+def test_a_store_that_is_killed_as_soon_as_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyxen.xenstore.start._start", lambda *arguments: None)
+    with pytest.raises(PyxenError, match=r"^xenstored: has ended as soon as it began; see /log$"):
+        ensure_xenstored(tmp_path / "none", Path("/log"))

@@ -74,7 +74,10 @@ def ensure_xenstored(
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
             return _connect(path)
         _start(path, log_file, idle_exit, timeout)
-        return _connect(path)
+        try:
+            return _connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise PyxenError(f"xenstored: has ended as soon as it began; see {log_file}") from None
 
 
 def _connect(path: Path) -> socket.socket:
