@@ -34,7 +34,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(number: int, *arguments: object) -> int:
-    result: int = libc.syscall(ctypes.c_long(number), *arguments)
+    words = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    result: int = libc.syscall(ctypes.c_long(number), *words)
     if result < 0:
         raise OSError(ctypes.get_errno(), "")
     return result

@@ -122,7 +122,8 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 def _system_call(number: int, *arguments: object) -> int:
     """Raises OSError."""
-    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    words = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    result = int(_libc.syscall(ctypes.c_long(number), *words))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -68,6 +69,11 @@ _FREE: Final = (
 def start_broker(config: DomainConfig, foreign: Sequence[int]) -> Broker:
     """Fork the broker of this process, which has one thread yet. ``foreign``: descriptors in which
     the broker has no part."""
+    # What both will need is loaded once.
+    if config.disks:
+        import_module("pyxen.toolstack.devices.vbd")
+    if config.nics:
+        import_module("pyxen.toolstack.devices.vif")
     ours, theirs = socket.socketpair()
     domain = os.getpid()
     if not os.fork():
