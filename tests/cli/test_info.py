@@ -25,7 +25,10 @@ NAMES = (
     "xend_config_format",
 )
 """Those of Xen 4.17, in their order."""
-OWN = ("pyxen_version", "python", "/dev/kvm", "engine_emulator")
+OWN = (
+    *("pyxen_version", "python", "/dev/kvm", "engine_emulator"),
+    *("sandbox_privileges", "sandbox_limits", "sandbox_landlock", "sandbox_seccomp"),
+)
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -7,9 +7,13 @@ import argparse
 import os
 import platform
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyxen import __version__
+
+if TYPE_CHECKING:
+    from pyxen.engine import EngineInfo
+    from pyxen.toolstack.sandbox import Mechanism
 
 SCHEDULER: Final = "credit2"
 
@@ -130,16 +134,21 @@ def _xen() -> dict[str, object]:
 
 def _pyxen() -> dict[str, object]:
     from pyxen import engine
+    from pyxen.toolstack import sandbox
 
     values: dict[str, object] = {
         "pyxen_version": __version__,
         "python": platform.python_version(),
         "/dev/kvm": _kvm(Path("/dev/kvm"), Path("/sys/module/kvm_pvm")),
     }
-    for found in engine.probe():
-        state = "usable" if found.usable else "not usable"
-        values[f"engine_{found.name}"] = f"{state}: {found.reason}" if found.reason else state
+    values |= {f"engine_{found.name}": _usable(found) for found in engine.probe()}
+    values |= {f"sandbox_{found.name}": _usable(found) for found in sandbox.mechanisms()}
     return values
+
+
+def _usable(found: EngineInfo | Mechanism) -> str:
+    state = "usable" if found.usable else "not usable"
+    return f"{state}: {found.reason}" if found.reason else state
 
 
 def _kvm(device: Path, software_kvm: Path) -> str:

@@ -89,8 +89,8 @@ class Mechanism(NamedTuple):
 def mechanisms() -> list[Mechanism]:
     """What this machine has."""
     reasons = {
-        "no new privileges": "",
-        "resource limits": "",
+        "privileges": "",
+        "limits": "",
         "landlock": _landlock_reason(),
         "seccomp": filter_reason(),
     }
@@ -102,8 +102,8 @@ def enter(folder: int, memory_mib: int) -> None:
     have. What the machine lacks is told in the log."""
     assert len(os.listdir("/proc/self/task")) == 1, "there are other threads already"
     steps: dict[str, Callable[[], None]] = {
-        "no new privileges": _drop_privileges,
-        "resource limits": lambda: _limit(memory_mib),
+        "privileges": _drop_privileges,
+        "limits": lambda: _limit(memory_mib),
         "landlock": lambda: _restrict_files(folder),
         "seccomp": load_filter,
     }
