@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 
 from machine import Machine
-from pyxen.testing import kernels
-
-SOURCE = Path(__file__).parents[2] / "guests" / "lifecycle" / "lifecycle.c"
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Path:
-    try:
-        return kernels.build_kernel(SOURCE)
-    except kernels.BuildToolsMissing as error:
-        pytest.skip(str(error))
+def kernel(lifecycle_kernel: Path) -> Path:
+    return lifecycle_kernel
 
 
 @pytest.fixture(scope="module")

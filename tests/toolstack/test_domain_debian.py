@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,9 +27,8 @@ vcpus = 2
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine() as machine:
-        yield machine
+def machine(own_machine: Machine) -> Machine:
+    return own_machine
 
 
 class Console:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import attempts
@@ -18,10 +17,8 @@ import pytest
 
 from machine import Machine
 from pyxen.backends.block.storage_daemon import DAEMON
-from pyxen.testing import kernels
 from pyxen.toolstack import sandbox
 
-SOURCE = Path(__file__).parents[2] / "guests" / "lifecycle" / "lifecycle.c"
 REFUSALS = ("EACCES", "ENOSYS", "EPERM")
 
 lacking = [each for each in sandbox.mechanisms() if not each.usable]
@@ -85,35 +82,6 @@ def test_what_the_machine_lacks_is_told_once(tmp_path: Path) -> None:
 
 
 # Domains
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Path:
-    try:
-        return kernels.build_kernel(SOURCE)
-    except kernels.BuildToolsMissing as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Machine]:
-    with Machine() as machine:
-        yield machine
-
-
-@pytest.fixture
-def machine(shared: Machine) -> Iterator[Machine]:
-    yield shared
-    for domid in shared.names():
-        shared.do("destroy", str(domid))
-    shared.until(lambda: not shared.leaks())
-
-
-@pytest.fixture
-def config(kernel: Path, shared: Machine) -> Path:
-    path = shared.folder / "guest.cfg"
-    path.write_text(f'name = "web"\nkernel = "{kernel}"\nmemory = 8\n')
-    return path
 
 
 def pid_of(machine: Machine, name: str = "web") -> int:

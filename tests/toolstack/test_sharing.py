@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,8 @@ LINE = re.compile(r"ran (\d+) waited (\d+) other (\d+)\n")
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine() as machine:
-        yield machine
+def machine(own_machine: Machine) -> Machine:
+    return own_machine
 
 
 @pytest.fixture(scope="module")
