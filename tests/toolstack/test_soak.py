@@ -198,13 +198,16 @@ class Soak:
         ) as command:
             time.sleep(self.random.uniform(0.0, 1.5))
             new = [pid for pid in self.machine.processes() if pid not in before]
-            if new:
-                self.kill_process(self.random.choice(new))
+            victim = self.random.choice(new) if new else None
+            was_store = victim is not None and "xenstored" in command_of(victim)
+            if victim is not None:
+                self.kill_process(victim)
             command.wait(PATIENCE)
         # What of it goes on does so to its end, or to the domain's beginning.
         self.machine.until(lambda: not self.beginning(before))
         if any(e.alive and e.record.name == name for e in self.machine.registry.entries()):
             self.adopt(name)
+            self.guests[name].has_store = not was_store
 
     def beginning(self, before: set[int]) -> list[int]:
         """New processes that are not yet what they are to be."""
