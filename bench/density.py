@@ -16,8 +16,9 @@ not do under any Xen, as the image of that kernel ends at 62 MiB, and 72 do not 
 - *one more*: another creation beside all of them, which are idle now.
 - *first word*: the same with a tiny kernel, from the command to the first byte on its console: the
   guest's first hypercall.
-- *memory*: of each process, less the guest's own: all its mappings but that of the guest's memory,
-  what several share counted in parts (PSS). *idle*: the processor time that each idle domain takes.
+- *memory*: of each domain's two processes, less the guest's own: all their mappings but that of the
+  guest's memory, what several share counted in parts (PSS). *idle*: the processor time that each
+  idle domain takes.
 - *shutdown*: all are asked to power off; until the last one has gone.
 
 The peer is as many processes of QEMU's emulator (machine `pc`) at once, with the same kernel, which
@@ -142,7 +143,7 @@ def measure_pyxen(arguments: argparse.Namespace, image: Image) -> dict[str, Any]
         before = list(map(processor_seconds, pids))
         time.sleep(IDLE_SECONDS)
         spent = [now - then for now, then in zip(map(processor_seconds, pids), before, strict=True)]
-        memory = list(map(own_memory, pids))
+        memory = [own_memory(pid) + sum(map(own_memory, children(pid))) for pid in pids]
 
         with created("more", guest, "-p") as more:
             one_more = more.seconds
@@ -280,6 +281,11 @@ def own_memory(pid: int) -> int:
         elif words[0] == "Pss:" and counts:
             total += int(words[1])
     return total
+
+
+def children(pid: int) -> list[int]:
+    """The broker of a domain's process."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def processor_seconds(pid: int) -> float:

@@ -35,7 +35,7 @@ def test_twenty_small_ones(machine: Machine) -> None:
         pytest.skip(str(error))
     domains = []
     for number in range(DOMAINS):
-        domain = Domain(name=f"d{number}", kernel=kernel, memory=8, extra="echo")
+        domain = Domain(name=f"d{number}", kernel=kernel, memory=64, extra="echo")
         domain.start()
         domains.append(domain)
     names = {state.split()[0] for state in machine.names().values()}
