@@ -99,7 +99,7 @@ def test_no_file_is_there_when_the_daemon_starts(
         return start(*arguments, **options)
 
     monkeypatch.setattr(subprocess, "Popen", look)
-    StorageDaemonImage(path, "qcow2").close()
+    start_daemon(path, "qcow2").close()
     assert there == [[]]
 
 

@@ -445,6 +445,7 @@ def test_soak(machine: Machine, cards: list[str]) -> None:
 
 def left_in(run: Path) -> list[str]:
     """Files of a run folder but those that a host has for good."""
-    kept = {"boot-id", "domains", "domains.lock", "next-domid", "switches", "switches/soak"}
+    kept = {"boot-id", "dmesg", "domains", "domains.lock", "next-domid", "scheduler"}
+    kept |= {"switches", "switches/soak", "switches/soak/lock"}
     found = {str(path.relative_to(run)) for path in run.rglob("*")}
-    return sorted(found - kept - {"switches/soak/lock"})
+    return sorted(found - kept)
