@@ -98,6 +98,9 @@ class Host:
         self.domains.mkdir()
         self.players: list[Player] = []
         self.cpus = cpus
+        # With another weight than all the others, so that there are turns; it never runs.
+        self.odd = Player(self, 999, ALL, ALL)
+        self.odd.queue.set_weight(3)
 
     def add(
         self, weight: int = 256, hard: int = ALL, soft: int = ALL, domid: int | None = None
@@ -114,7 +117,7 @@ class Host:
                 player.act(step)
 
     def close(self) -> None:
-        for player in self.players:
+        for player in (*self.players, self.odd):
             player.queue.close()
 
 
@@ -218,6 +221,47 @@ def test_those_that_sleep_most_of_the_time_wait_little(one: Host) -> None:
         one.run(20 * MS)
     assert max(late) <= 2 * MS
     assert worker.ran > 2.8 * SECOND
+
+
+def test_domains_of_the_same_weight_take_no_turns(two: Host) -> None:
+    players = [two.add() for _ in range(4)]
+    two.odd.queue.set_weight(256)
+    busy(*players)
+    two.run(SECOND)
+    assert [player.ran for player in players] == [players[0].ran] * 4  # by the host's scheduler
+    assert players[0].ran > 0.99 * SECOND
+    players[0].queue.set_weight(512)
+    two.run(100 * MS)
+    assert sum(player.running for player in players) == 2
+    before = [player.ran for player in players]
+    two.run(4 * SECOND)
+    ran = [player.ran - was for player, was in zip(players, before, strict=True)]
+    assert ran[0] / sum(ran) == pytest.approx(0.4, abs=0.02)
+    players[0].queue.set_weight(256)
+    two.run(100 * MS)
+    assert all(player.running for player in players)
+
+
+def test_affinity_without_turns(two: Host) -> None:
+    two.odd.queue.set_weight(256)
+    player = two.add(hard=0b10)
+    busy(player)
+    two.run(MS)
+    assert (player.running, two.placed) == (True, [{1}])
+
+
+def test_the_last_other_weight_goes(one: Host) -> None:
+    first, second = one.add(), one.add(512)
+    one.odd.queue.set_weight(256)
+    busy(first, second)
+    one.run(SECOND)
+    assert not (first.running and second.running)
+    second.die()
+    third = one.add(domid=7)  # which notices
+    busy(third)
+    one.run(100 * MS)
+    assert first.running
+    assert third.running
 
 
 def test_the_rate_limit(one: Host) -> None:

@@ -374,6 +374,47 @@ def test_a_cap_is_made_up_for_what_others_have_kept() -> None:
         assert share(guest.vcpu) == pytest.approx(1000 * MS, rel=0.02)
 
 
+class Alternating:
+    """Turns of 10 ms each, every second of which is refused once: the domain asks again."""
+
+    slice = 10 * MS
+    is_told = False
+
+    def __init__(self) -> None:
+        self.looks = self.takes = self.used = self.given = 0
+
+    def take(self, hard: int, soft: int) -> bool:
+        self.takes += 1
+        return self.takes % 2 == 1
+
+    def look(self) -> int | None:
+        self.looks += 1
+        return None if self.looks % 3 == 0 else self.slice
+
+    def charge(self, used: int) -> None:
+        self.used += used
+
+    def give(self) -> None:
+        self.given += 1
+
+
+def test_turns_are_looked_at_and_asked_for_again() -> None:
+    """Also when the next turn follows at once."""
+    with virtual_time(1, 2000 * MS) as guest:
+        turns = Alternating()
+        guest.engine.cpus[0].script(repeat(compute(guest, 300_000)))
+        guest.domain.scheduler.share(turns)
+        assert guest.domain.run() == "watchdog"
+        # Three slices, a tenth of a second of waiting, three slices, and so on.
+        ran = share(guest.vcpu)
+        assert turns.used == ran
+        assert turns.looks == pytest.approx(ran / turns.slice, rel=0.1)
+        assert turns.takes == pytest.approx(2 * turns.looks / 3, abs=3)
+        waited = guest.vcpu.runstate_times[vcpu.RUNSTATE_runnable]
+        assert waited == pytest.approx(turns.takes / 2 * 100 * MS, rel=0.1)
+        assert turns.given > 0
+
+
 def test_pause_stops_the_guest_and_counts_as_offline() -> None:
     with virtual_time(1, 1000 * MS) as guest:
 

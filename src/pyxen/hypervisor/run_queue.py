@@ -10,6 +10,9 @@ has had less takes the place of a running one, when that has run for the rate li
 credit2; but one that has slept is not owed all that time. The vCPUs of a domain that waits are
 runnable, which its guest sees as stolen time.
 
+While all domains have the same weight the host's scheduler does that just as well, and loses no
+time between two domains: then there are no turns, and they *roam*.
+
 There is no process in the middle. All domains map one file, the table, and change it while they
 hold its lock. Who gives a processor up chooses the next domain, and sends an empty datagram to its
 socket; the same tells a running domain that another one waits. Nothing that happens to a process
@@ -37,7 +40,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-SLICE: Final = 10_000_000
+SLICE: Final = 30_000_000
 PATIENCE: Final = 100_000_000
 """So long who has a processor, or the lock, may say nothing while others wait."""
 DEFAULT_RATE_LIMIT_US: Final = 1000
@@ -63,14 +66,14 @@ _SOCKET: Final = "turn.sock"
 # The table: a header and slots, in 64-bit words.
 _SLOTS: Final = 1024
 _MAGIC: Final = 0x3165_7565_756E_7572
-_MAGIC_AT, _FLOOR, _RATE_LIMIT, _SLOTS_USED = range(4)
+_MAGIC_AT, _FLOOR, _RATE_LIMIT, _SLOTS_USED, _UNEQUAL = range(5)
 _HEADER: Final = 8
 _SLOT: Final = 16
 _STATE, _CPU, _TIME, _WEIGHT, _SINCE, _TOLD, _DOMAIN, _AFFINITY = range(8)
 _SIZE: Final = (_HEADER + _SLOTS * _SLOT) * 8
 
 # States. Who has lent its processor can have it back at once, unless another one has taken it.
-_FREE, _IDLE, _WAITING, _RUNNING, _LENT = range(5)
+_FREE, _IDLE, _WAITING, _RUNNING, _LENT, _ROAMING = range(6)
 
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 """struct flock: type, whence, start, length, process."""
@@ -165,6 +168,8 @@ class RunQueue:
         self._address = f"{folder}/{_SOCKET}"
         self._socket.bind(self._address)
         self._at = self._enter()
+        with self._changing() as words:
+            self._compare_weights(words)
 
     def _enter(self) -> int:
         """Find a slot, and hold it for as long as this process lives."""
@@ -187,6 +192,7 @@ class RunQueue:
         with suppress(TimeoutError), self._changing() as words:
             self._vacate(words)
             words[self._at + _STATE] = _FREE
+            self._compare_weights(words)
         self._socket.close()
         with suppress(FileNotFoundError):  # somebody has emptied the folder
             os.unlink(self._address)
@@ -213,6 +219,8 @@ class RunQueue:
         """From 1 to 65535, for what is used from now on."""
         with suppress(TimeoutError), self._changing() as words:
             self._settle(words)
+            self._weight = words[self._at + _WEIGHT] = weight
+            self._compare_weights(words)
         self._weight = weight
 
     def renumber(self, domid: int) -> None:
@@ -240,6 +248,10 @@ class RunQueue:
         """
         mask = self.usable(hard)
         self._told = False
+        if not self._table.words[_UNEQUAL]:
+            self._table.words[self._at + _STATE] = _ROAMING
+            self._place(mask & soft or mask)
+            return True
         try:
             with self._changing() as words:
                 cpu = self._take(words, mask, soft)
@@ -253,7 +265,10 @@ class RunQueue:
 
     def give(self) -> None:
         """The domain has no use for a processor."""
-        if self._table.words[self._at + _STATE] in (_IDLE, _LENT):
+        state = self._table.words[self._at + _STATE]
+        if state == _ROAMING:
+            self._table.words[self._at + _STATE] = _IDLE
+        if state in (_IDLE, _LENT, _ROAMING):
             return
         with suppress(TimeoutError), self._changing() as words:
             self._settle(words)
@@ -267,6 +282,9 @@ class RunQueue:
         """Of a domain that runs: in how many ns it is to look again at the latest. None when its
         turn is over, and it waits for the next."""
         self._told = False
+        if self._table.words[self._at + _STATE] == _ROAMING:
+            self._used = 0
+            return None if self._table.words[_UNEQUAL] else _SETTLE
         try:
             with self._changing() as words:
                 return self._look(words)
@@ -294,6 +312,8 @@ class RunQueue:
     def _take(self, words: memoryview, mask: int, soft: int) -> int | None:
         """Returns the processor."""
         at = self._at
+        if words[at + _STATE] == _ROAMING:
+            words[at + _STATE] = _IDLE
         before = words[at + _STATE]
         if before in (_RUNNING, _LENT) and not mask >> _cpu(words, at) & 1:
             self._vacate(words)
@@ -404,6 +424,20 @@ class RunQueue:
         )
         if words[at + _STATE] in (_WAITING, _RUNNING):
             words[_FLOOR] = max(words[_FLOOR], min(least, words[at + _TIME]))
+
+    def _compare_weights(self, words: memoryview) -> None:
+        """See whether turns are needed. When they become so, nobody is owed anything."""
+        members = [at for at in self._others(words) if self._is_held((at - _HEADER) // _SLOT)]
+        if words[self._at + _STATE] != _FREE:
+            members.append(self._at)
+        unequal = len({words[at + _WEIGHT] for at in members}) > 1
+        if unequal != bool(words[_UNEQUAL]):
+            words[_UNEQUAL] = unequal
+            words[_FLOOR] = 0
+            for at in members:
+                words[at + _TIME] = 0
+                if at != self._at:
+                    self._to_wake.append(words[at + _DOMAIN])
 
     def _vacate(self, words: memoryview) -> None:
         """Have no processor any more, and wait for none: the next gets it."""

@@ -223,7 +223,7 @@ class Scheduler:
             self._started = self._charged = now
             self._settled = now + max(RATE_LIMIT, min(waited, TIME_SLICE))
             self._slice_end = now + TIME_SLICE if self._waiting else NO_DEADLINE
-            if old is None and self._turns.slice:
+            if self._turns.slice and (old is None or not self._turn_end):
                 self._turn_end = now + self._turns.slice
             self._set_deadline()
 
