@@ -40,6 +40,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+FILE: Final = "scheduler"
+"""The table's name in the run folder."""
 SLICE: Final = 30_000_000
 PATIENCE: Final = 100_000_000
 """So long who has a processor, or the lock, may say nothing while others wait."""
@@ -356,7 +358,7 @@ class RunQueue:
     def _is_well(self, words: memoryview, holder: int) -> bool:
         """Whether the holder of a processor lives and does as it should; otherwise it has it no
         longer."""
-        if not self._is_held((holder - _HEADER) // _SLOT):
+        if not self._is_alive(holder):
             words[holder + _STATE] = _FREE
             return False
         if words[self._at + _STATE] == _WAITING:
@@ -427,7 +429,7 @@ class RunQueue:
 
     def _compare_weights(self, words: memoryview) -> None:
         """See whether turns are needed. When they become so, nobody is owed anything."""
-        members = [at for at in self._others(words) if self._is_held((at - _HEADER) // _SLOT)]
+        members = [at for at in self._others(words) if self._is_alive(at)]
         if words[self._at + _STATE] != _FREE:
             members.append(self._at)
         unequal = len({words[at + _WEIGHT] for at in members}) > 1
@@ -458,7 +460,7 @@ class RunQueue:
             if words[other + _STATE] == _WAITING and words[other + word] >> bit & 1
         ]
         for other in sorted(waiting, key=lambda other: words[other + _TIME]):
-            if self._is_held((other - _HEADER) // _SLOT):
+            if self._is_alive(other):
                 return other
             words[other + _STATE] = _FREE
         return None
@@ -474,6 +476,10 @@ class RunQueue:
         for at in range(_HEADER, _HEADER + min(words[_SLOTS_USED], _SLOTS) * _SLOT, _SLOT):
             if words[at + _STATE] != _FREE and at != self._at:
                 yield at
+
+    def _is_alive(self, at: int) -> bool:
+        """Whether the process of another domain's slot lives."""
+        return self._is_held((at - _HEADER) // _SLOT)
 
     def _is_held(self, slot: int) -> bool:
         """Whether another process holds this slot."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyxen.errors import PyxenError
-from pyxen.hypervisor.run_queue import RATE_LIMITS_US, Table
+from pyxen.hypervisor.run_queue import FILE, RATE_LIMITS_US, Table
 from pyxen.toolstack.control.client import ControlClient, ControlError, opened
 from pyxen.toolstack.control.messages import (
     Answer,
@@ -141,7 +141,7 @@ def set_rate_limit(microseconds: int) -> None:
 
 @contextmanager
 def _run_queue_table() -> Iterator[Table]:
-    path = make_private(run_folder()) / "scheduler"
+    path = make_private(run_folder()) / FILE
     try:
         with closing(Table(path)) as table:
             yield table

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyxen.errors import PyxenError
+from pyxen.hypervisor import run_queue
 from pyxen.toolstack import message_ring
 from pyxen.toolstack.folders import make_private, run_folder
 
@@ -136,7 +137,7 @@ class Registry:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not self.is_of_this_boot():
                 shutil.rmtree(self._domains, ignore_errors=True)
-                for name in ("next-domid", "scheduler", message_ring.FILE):
+                for name in ("next-domid", run_queue.FILE, message_ring.FILE):
                     (self.folder / name).unlink(missing_ok=True)
             self._domains.mkdir(mode=0o700, exist_ok=True)
             for leftover in self._leftovers():

@@ -31,6 +31,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pyxen.hypervisor import run_queue
+from pyxen.toolstack import message_ring
 from pyxen.toolstack.folders import run_folder
 from pyxen.toolstack.seccomp import FilterError, filter_reason, load_filter
 
@@ -74,7 +76,7 @@ _READABLE: Final = (
     "/proc/self",
     "/sys/devices/system/cpu",
 )
-_SHARED: Final = ("dmesg", "scheduler")
+_SHARED: Final = (message_ring.FILE, run_queue.FILE)
 """Files of the run folder that all domains write to."""
 
 

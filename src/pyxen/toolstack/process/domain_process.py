@@ -27,7 +27,7 @@ from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.builder.image import load_kernel
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.domain import Domain
-from pyxen.hypervisor.run_queue import ALL, RunQueue
+from pyxen.hypervisor.run_queue import ALL, FILE, RunQueue
 from pyxen.toolstack import sandbox
 from pyxen.toolstack.broker.client import Broker
 from pyxen.toolstack.config import DomainConfig
@@ -283,7 +283,7 @@ class DomainProcess:
     def _enter_run_queue(self) -> RunQueue:
         """Share the host's processors with other domains. Raises PyxenError."""
         folder = run_folder()
-        table = folder / "scheduler"
+        table = folder / FILE
         try:
             return RunQueue(table, self._folder, folder / "domains", self.record.domid)
         except (OSError, TimeoutError) as error:
