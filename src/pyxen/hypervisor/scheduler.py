@@ -125,7 +125,6 @@ class Scheduler:
 
         self.pollers: set[int] = set()
 
-        self.cap = 0
         self._allowance = 0
         self._budget = 0
         self._period_end = 0
@@ -329,7 +328,6 @@ class Scheduler:
         """So much of a processor the vCPUs may use together; 0: no limit."""
         now = self._domain.clock.now()
         self._charge(now)
-        self.cap = percent
         self._allowance = self._budget = _CAP_PERIOD * percent // 100
         self._period_end = now + _CAP_PERIOD
         self._set_deadline()

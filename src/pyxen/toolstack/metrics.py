@@ -8,6 +8,7 @@ there is missing, and one that is 0 has begun anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -183,26 +184,6 @@ def _calls(samples: Sequence[Sample], name: str, figure: str, told: str) -> Iter
     )
 
 
-def _gauge(
-    name: str,
-    documentation: str,
-    labels: Sequence[str],
-    samples: Sequence[Sample],
-    values: Callable[[Sample], Values],
-) -> Metric:
-    return _filled(GaugeMetricFamily, name, documentation, labels, samples, values)
-
-
-def _counter(
-    name: str,
-    documentation: str,
-    labels: Sequence[str],
-    samples: Sequence[Sample],
-    values: Callable[[Sample], Values],
-) -> Metric:
-    return _filled(CounterMetricFamily, name, documentation, labels, samples, values)
-
-
 def _filled(
     kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
     name: str,
@@ -216,3 +197,7 @@ def _filled(
         for further, value in values(sample):
             metric.add_metric((sample.info.name, str(sample.info.domid), *further), value)
     return metric
+
+
+_gauge = partial(_filled, GaugeMetricFamily)
+_counter = partial(_filled, CounterMetricFamily)
