@@ -8,6 +8,7 @@ without compiled parts and is slower.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCE = Path("src")
+PROCESSORS = len(os.sched_getaffinity(0))
 # Modules of the trap path whose plain form is fast enough once it is compiled.
 UNTYPED = (
     "hypervisor/emulate/flags",
@@ -47,7 +49,11 @@ def modules() -> list[Extension]:
 
 
 class OptionalBuild(build_ext):
-    """All of them or none: compiled modules rely on each other's C types."""
+    """All of them or none: compiled modules rely on each other's C types. Several at once."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or PROCESSORS
 
     def run(self) -> None:
         try:
@@ -65,7 +71,11 @@ class OptionalBuild(build_ext):
 
 setup(
     ext_modules=cythonize(
-        modules(), compiler_directives=DIRECTIVES, build_dir="build", nthreads=2, quiet=True
+        modules(),
+        compiler_directives=DIRECTIVES,
+        build_dir="build",
+        nthreads=PROCESSORS,
+        quiet=True,
     ),
     cmdclass={"build_ext": OptionalBuild},
 )
