@@ -158,3 +158,7 @@ elif [ "$(cat .venv/stamp-sources 2>/dev/null)" != "$sources" ]; then
     fi
     echo "$sources" >.venv/stamp-sources
 fi
+
+# Bytecode of what has changed. Python would make and keep it when a module is first used, but in
+# containers it is often told not to (PYTHONDONTWRITEBYTECODE), and then makes it at each start.
+.venv/bin/python -m compileall -q src

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import attempts
@@ -108,6 +110,38 @@ def test_a_domain_is_shut_in_with_all_its_threads(machine: Machine, config: Path
     assert "less shut in" not in machine.log("web")
     status = Path(f"/proc/{broker_of(pid)}/status").read_text()
     assert "Seccomp:\t0" in status
+
+
+@needs_all
+def test_all_of_pyxen_is_loaded_before_a_domain_is_shut_in(
+    machine: Machine, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is loaded later has to be compiled each time, as its bytecode cannot be kept."""
+    kept = machine.folder / "bytecode"
+    monkeypatch.setitem(machine.environment, "PYTHONDONTWRITEBYTECODE", "")
+    monkeypatch.setitem(machine.environment, "PYTHONPYCACHEPREFIX", str(kept))
+    monkeypatch.setitem(machine.environment, "PYTHONPROFILEIMPORTTIME", "1")
+    machine.do("create", config, "name='loads'", "extra='poweroff'")
+    machine.until(lambda: "has been destroyed" in machine.log("loads"))
+    loaded = set(re.findall(r"\| +(pyxen\.[\w.]+)$", machine.log("loads"), re.MULTILINE))
+    assert "pyxen.hypervisor.domain" in loaded
+    compiled = [name for name in loaded if (find_spec(name).origin or "").endswith(".py")]
+    assert not [name for name in compiled if not is_kept(kept, find_spec(name))]
+
+
+def find_spec(name: str) -> ModuleSpec:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    return spec
+
+
+def is_kept(folder: Path, module: ModuleSpec) -> bool:
+    source = Path(module.origin or "")
+    return (
+        (folder / source.relative_to("/"))
+        .with_suffix(f".{sys.implementation.cache_tag}.pyc")
+        .exists()
+    )
 
 
 def test_all_kinds_of_devices_over_a_restart(machine: Machine, config: Path) -> None:

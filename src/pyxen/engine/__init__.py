@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from pyxen.errors import PyxenError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyxen.engine.protocol import Engine
 
 ENGINE_NAMES = ("auto", "emulator")
@@ -33,8 +35,10 @@ def probe() -> list[EngineInfo]:
         return [EngineInfo("emulator", False, str(error))]
 
 
-def create(name: str, ram_pages: int, vcpus: int) -> Engine:
-    """Make the engine ``name`` with ``ram_pages`` pages of guest memory and ``vcpus`` CPUs.
+def load(name: str) -> Callable[[int, int], Engine]:
+    """Load the engine ``name`` into this process, which need not open files for it later.
+
+    Returns what makes one of so many pages of guest memory and CPUs.
 
     ``auto`` takes the best one that works here. Raises PyxenError with the reason when the
     engine is unknown or its self-check fails.
@@ -45,4 +49,10 @@ def create(name: str, ram_pages: int, vcpus: int) -> Engine:
     from pyxen.engine.emulator.engine import EmulatorEngine
 
     library.self_check()
-    return EmulatorEngine(ram_pages, vcpus)
+    return EmulatorEngine
+
+
+def create(name: str, ram_pages: int, vcpus: int) -> Engine:
+    """Make an engine with ``ram_pages`` pages of guest memory and ``vcpus`` CPUs. Raises what
+    ``load`` does."""
+    return load(name)(ram_pages, vcpus)

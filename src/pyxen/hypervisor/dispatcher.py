@@ -7,7 +7,6 @@ instruments, and kept in the history for crash reports.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import pkgutil
 from time import perf_counter_ns
@@ -31,17 +30,10 @@ _SYSCALL_LENGTH: Final = 2
 _ARGUMENTS: Final = (RDI, RSI, RDX, R10, R8)
 
 
-@functools.cache
-def _load_handlers() -> None:
-    for module in pkgutil.iter_modules(hypercalls.__path__):
-        importlib.import_module(f"{hypercalls.__name__}.{module.name}")
-
-
 class Dispatcher:
     """Number -> handler, counted, timed, and shown to the instruments."""
 
     def __init__(self, domain: Domain) -> None:
-        _load_handlers()
         self._domain = domain
         self._instruments = domain.instruments
         self._counters = domain.counters
@@ -142,3 +134,8 @@ class Dispatcher:
 def name_of(number: int) -> str:
     """For logs."""
     return HYPERCALL_NAMES.get(number, str(number))
+
+
+# Each module puts its handlers into the table.
+for _module in pkgutil.iter_modules(hypercalls.__path__):
+    importlib.import_module(f"{hypercalls.__name__}.{_module.name}")

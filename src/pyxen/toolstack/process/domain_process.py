@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from pyxen import engine as engines
 from pyxen.builder.files import OpenFile, open_for_reading
 from pyxen.builder.image import load_kernel
 from pyxen.errors import PyxenError
@@ -93,6 +94,7 @@ class DomainProcess:
         """The whole life of the domain. Raises PyxenError if it cannot begin."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._load()
+        engines.load(self.config.engine)
         self.broker.join()
         try:
             self.messages.append(())  # the file is there now
