@@ -49,6 +49,8 @@ class Guest:
     paused: bool = False
     has_store: bool = True
     """Its store was not killed since it began."""
+    has_broker: bool = True
+    """Its broker was not killed as it began."""
     disks: dict[str, str] = field(default_factory=dict)
     began: float = 0.0
     """When it was last rebooted."""
@@ -207,7 +209,9 @@ class Soak:
         self.machine.until(lambda: not self.beginning(before))
         if any(e.alive and e.record.name == name for e in self.machine.registry.entries()):
             self.adopt(name)
-            self.guests[name].has_store = not was_store
+            guest = self.guests[name]
+            guest.has_store = not was_store
+            guest.has_broker = any(command_of(child) != [""] for child in children_of(guest.pid))
 
     def beginning(self, before: set[int]) -> list[int]:
         """New processes that are not yet what they are to be."""
@@ -272,12 +276,12 @@ class Soak:
             assert len(guest.domain.devices("vbd")) == len(guest.disks)
 
     def attach_card(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store)
+        name = self.any_guest(lambda guest: guest.has_store and guest.has_broker)
         if name and len(self.guests[name].domain.devices("vif")) < 3:
             self.guests[name].domain.attach_nic(self.random.choice(self.cards))
 
     def detach_card(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store)
+        name = self.any_guest(lambda guest: guest.has_store and guest.has_broker)
         cards = self.guests[name].domain.devices("vif") if name else ()
         if cards:
             domain = self.guests[name].domain
@@ -285,7 +289,7 @@ class Soak:
             assert len(domain.devices("vif")) == len(cards) - 1
 
     def rename(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store)
+        name = self.any_guest(lambda guest: guest.has_store and guest.has_broker)
         if name:
             new = self.new_name()
             with ControlClient(self.machine.registry.find(name).folder, PATIENCE) as client:
@@ -293,7 +297,7 @@ class Soak:
             self.guests[new] = self.guests.pop(name)
 
     def dump_core(self) -> None:
-        name = self.any_guest()
+        name = self.any_guest(lambda guest: guest.has_broker)
         if name:
             path = self.machine.folder / "core"
             with ControlClient(self.machine.registry.find(name).folder, PATIENCE) as client:
@@ -310,7 +314,9 @@ class Soak:
     def reboot(self) -> None:
         now = time.monotonic()
         name = self.any_guest(
-            lambda guest: not guest.paused and now - guest.began > NO_REBOOT_SECONDS
+            lambda guest: (
+                not guest.paused and guest.has_broker and now - guest.began > NO_REBOOT_SECONDS
+            )
         )
         if name:
             guest = self.guests[name]
@@ -333,7 +339,7 @@ class Soak:
     # Ending them
 
     def power_off(self) -> None:
-        name = self.any_guest(lambda guest: not guest.paused)
+        name = self.any_guest(lambda guest: not guest.paused and guest.has_broker)
         if name:
             self.guests[name].domain.console.send("poweroff\n")
             self.machine.until(lambda: self.has_gone(self.guests[name].pid))
@@ -377,6 +383,10 @@ class Soak:
         except ProcessLookupError:
             return
         self.machine.until(lambda: command_of(pid) == [""])
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def command_of(pid: int) -> list[str]:
