@@ -56,6 +56,11 @@ class Guest:
     """When it was last rebooted."""
     lives: int = 1
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its devices can be changed, and its name."""
+        return self.has_store and self.has_broker
+
 
 class Soak:
     """The model, and what can be done. An operation without an object to do it to does nothing."""
@@ -254,7 +259,7 @@ class Soak:
             assert guest.domain.info().paused == guest.paused
 
     def attach_disk(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store and len(guest.disks) < 4)
+        name = self.any_guest(lambda guest: guest.is_whole and len(guest.disks) < 4)
         if name:
             guest = self.guests[name]
             vdev = next(v for v in ("xvda", "xvdb", "xvdc", "xvdd") if v not in guest.disks)
@@ -267,7 +272,7 @@ class Soak:
             guest.disks[vdev] = spec
 
     def detach_disk(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store and bool(guest.disks))
+        name = self.any_guest(lambda guest: guest.is_whole and bool(guest.disks))
         if name:
             guest = self.guests[name]
             vdev = self.random.choice(list(guest.disks))
@@ -276,12 +281,12 @@ class Soak:
             assert len(guest.domain.devices("vbd")) == len(guest.disks)
 
     def attach_card(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store and guest.has_broker)
+        name = self.any_guest(lambda guest: guest.is_whole)
         if name and len(self.guests[name].domain.devices("vif")) < 3:
             self.guests[name].domain.attach_nic(self.random.choice(self.cards))
 
     def detach_card(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store and guest.has_broker)
+        name = self.any_guest(lambda guest: guest.is_whole)
         cards = self.guests[name].domain.devices("vif") if name else ()
         if cards:
             domain = self.guests[name].domain
@@ -289,7 +294,7 @@ class Soak:
             assert len(domain.devices("vif")) == len(cards) - 1
 
     def rename(self) -> None:
-        name = self.any_guest(lambda guest: guest.has_store and guest.has_broker)
+        name = self.any_guest(lambda guest: guest.is_whole)
         if name:
             new = self.new_name()
             with ControlClient(self.machine.registry.find(name).folder, PATIENCE) as client:
