@@ -203,7 +203,7 @@ class Soak:
             env=self.machine.environment,
             stderr=subprocess.DEVNULL,
         ) as command:
-            time.sleep(self.random.uniform(0.0, 1.5))
+            time.sleep(self.random.uniform(0.0, 0.8))
             new = [pid for pid in self.machine.processes() if pid not in before]
             victim = self.random.choice(new) if new else None
             was_store = victim is not None and "xenstored" in command_of(victim)
@@ -221,6 +221,7 @@ class Soak:
     def beginning(self, before: set[int]) -> list[int]:
         """New processes that are not yet what they are to be."""
         known = {entry.record.pid for entry in self.machine.registry.entries()}
+        known |= {child for pid in known for child in children_of(pid)}  # their brokers
         found = []
         for pid in set(self.machine.processes()) - before - known:
             words = command_of(pid)
@@ -391,7 +392,11 @@ class Soak:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """None of a process that has ended."""
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return []
 
 
 def command_of(pid: int) -> list[str]:
