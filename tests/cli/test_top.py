@@ -14,11 +14,11 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from machine import PATIENCE, Machine
 from pyxen.cli.top_columns import SCREEN, XENTOP, View, fitting, table

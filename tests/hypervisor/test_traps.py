@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from small_domain import (
     BAD_POINTERS,
     L1,

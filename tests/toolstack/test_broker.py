@@ -10,10 +10,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.broker import messages, wire

@@ -8,13 +8,13 @@ import json
 import stat
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.control import messages, wire
@@ -78,18 +78,18 @@ def test_defaults_and_whole_numbers() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     (
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
-        (b"\xff", "no JSON"),
-        (b"[]", "a message is an object"),
+        (b"", "no message: Input data was truncated"),
+        (b"{", "no message: Input data was truncated"),
+        (b"\xff", "no message: JSON is malformed"),
+        (b"[]", "no message: Expected `object`, got `array`"),
         (b"{}", "no such request: None"),
         (b'{"request":["pause"]}', "no such request"),
         (b'{"request":"explode"}', "no such request: 'explode'"),
-        (b'{"request":"pause","more":1}', "Pause: does not fit"),
-        (b'{"request":"rename"}', "Rename: "),
-        (b'{"request":"rename","name":3}', "Rename.name: expected str, found 3"),
-        (b'{"request":"set-vcpus","count":true}', "SetVcpus.count: expected int, found True"),
-        (b'{"request":"set-vcpus","count":1.5}', "expected int, found 1.5"),
+        (b'{"request":"pause","more":1}', "Pause: Object contains unknown field `more`"),
+        (b'{"request":"rename"}', "Rename: Object missing required field `name`"),
+        (b'{"request":"rename","name":3}', "Rename: Expected `str`, got `int` - at `$.name`"),
+        (b'{"request":"set-vcpus","count":true}', "SetVcpus: Expected `int`, got `bool`"),
+        (b'{"request":"set-vcpus","count":1.5}', "Expected `int`, got `float` - at `$.count`"),
     ),
 )
 def test_what_is_no_request(line: bytes, message: str) -> None:

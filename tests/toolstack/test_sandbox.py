@@ -121,9 +121,11 @@ def test_all_of_pyxen_is_loaded_before_a_domain_is_shut_in(
     monkeypatch.setitem(machine.environment, "PYTHONDONTWRITEBYTECODE", "")
     monkeypatch.setitem(machine.environment, "PYTHONPYCACHEPREFIX", str(kept))
     monkeypatch.setitem(machine.environment, "PYTHONPROFILEIMPORTTIME", "1")
-    machine.do("create", config, "name='loads'", "extra='poweroff'")
+    done = machine.call("create", config, "name='loads'", "extra='poweroff'")
+    assert done.returncode == 0
     machine.until(lambda: "has been destroyed" in machine.log("loads"))
-    loaded = set(re.findall(r"\| +(pyxen\.[\w.]+)$", machine.log("loads"), re.MULTILINE))
+    told = done.stderr + machine.log("loads")
+    loaded = set(re.findall(r"\| +(pyxen\.[\w.]+)$", told, re.MULTILINE))
     assert "pyxen.hypervisor.domain" in loaded
     compiled = [name for name in loaded if (find_spec(name).origin or "").endswith(".py")]
     assert not [name for name in compiled if not is_kept(kept, find_spec(name))]

@@ -7,9 +7,9 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from pyxen.toolstack.control.client import opened
 from pyxen.toolstack.control.messages import DomainInfo, VcpuInfo

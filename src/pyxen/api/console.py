@@ -13,9 +13,10 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.control.client import connect
@@ -36,8 +37,7 @@ class ConsoleEnded(PyxenError):
     """The domain has ended, or its console was closed, before it came."""
 
 
-@dataclass(frozen=True)
-class CommandResult:
+class CommandResult(Struct, frozen=True):
     """What a command in the guest printed, both of its outputs as one text, and its status."""
 
     output: str

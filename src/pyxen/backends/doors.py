@@ -10,8 +10,9 @@ else computes: the thread of the vCPUs needs the interpreter at each trap.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from pyxen.xenstore.error import StoreError
 
@@ -53,8 +54,7 @@ class StoreClient(Protocol):
         """The callback is not called any more."""
 
 
-@dataclass(frozen=True)
-class Doors:
+class Doors(Struct, frozen=True):
     """See the module.
 
     ``bind(guest_port, notify)`` connects to a port that the front end has told, and calls

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 PATIENCE: Final = 10.0
 """So many seconds a program may take to end."""
 _CHUNK: Final = 64 * 1024
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """See the module. ``files`` are descriptors, in the order that each kind of device knows; they
     are then the user's to close. ``release`` ends the program and removes what was made in the file
     system; a second time it does nothing. ``pid`` is the program, 0 for none; ``facts`` is what

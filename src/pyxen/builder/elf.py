@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -38,8 +39,7 @@ _SECTION_HEADER: Final = struct.Struct("<IIQQQQIIQQ")
 _NOTE_HEADER: Final = struct.Struct("<III")
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """A program header. Addresses and sizes in bytes, `flags` are PF_*."""
 
     type: int
@@ -51,8 +51,7 @@ class Segment:
     memory_size: int
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(Struct, frozen=True):
     """A section header. `flags` are SHF_*, `link` is the index of the section it refers to."""
 
     name: str
@@ -64,8 +63,7 @@ class Section:
     link: int
 
 
-@dataclass(frozen=True, eq=False)
-class ElfFile:
+class ElfFile(Struct, frozen=True, eq=False):
     """An ELF file whose tables have been read and checked."""
 
     data: memoryview
@@ -95,8 +93,7 @@ class ElfFile:
         return self.data[offset : offset + size]
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Struct, frozen=True):
     """A note: `type` has a meaning within the name space of `owner`."""
 
     owner: bytes

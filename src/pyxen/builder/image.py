@@ -17,9 +17,10 @@ import struct
 import tempfile
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.builder import bzimage, payload
 from pyxen.builder.elf import ElfFile, is_elf, parse_elf
@@ -32,8 +33,7 @@ _CACHE_MAGIC: Final = b"pyxen kernel 1"
 _CACHE_HEADER_SIZE: Final = 4096
 
 
-@dataclass(frozen=True, eq=False)
-class KernelImage:
+class KernelImage(Struct, frozen=True, eq=False):
     """A kernel that can run on Xen. `path` is the file that the user named."""
 
     path: Path

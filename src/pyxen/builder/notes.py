@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.abi import elfnote, features
 from pyxen.builder import elf as elf_format
@@ -34,8 +35,7 @@ _ALWAYS_OFFERED: Final = 1 << features.XENFEAT_writable_page_tables
 _MAX_EXTENT: Final = 4 << 30
 
 
-@dataclass(frozen=True, kw_only=True)
-class XenNotes:
+class XenNotes(Struct, frozen=True, kw_only=True):
     """The notes of a kernel; None where a kernel has no such note.
 
     Addresses are virtual ones. `features_required` and `features_supported` are masks of
@@ -66,8 +66,7 @@ class XenNotes:
     legacy: bool = False
 
 
-@dataclass(frozen=True)
-class PvKernel:
+class PvKernel(Struct, frozen=True):
     """Where the segments of a PV kernel will lie, and where it begins.
 
     Virtual addresses, `end` exclusive.

@@ -27,9 +27,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from pyxen.abi import xen
 from pyxen.builder.elf import PF_X, SHF_EXECINSTR
@@ -101,8 +102,7 @@ class PvDomain(Protocol):
     def fill_hypercall_page(self, mfn: int, /) -> None: ...
 
 
-@dataclass(frozen=True)
-class PvStart:
+class PvStart(Struct, frozen=True):
     """What the first vcpu begins with, and where the pages shared with the back ends are.
 
     `entry`, `stack_pointer` and `start_info_address` are virtual addresses, for rip, rsp and rsi.
@@ -198,8 +198,7 @@ def build_pv(
     )
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(Struct, frozen=True):
     """Where everything goes. Ranges and `_pfn` count pages; the mapping is of pfn 0 and up.
 
     `tables` gives the pfn of each page table by its level and its place among all the tables of

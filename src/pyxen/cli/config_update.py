@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from pyxen.cli.create import read_config
 

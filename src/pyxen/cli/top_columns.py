@@ -7,8 +7,9 @@ As xentop has it, ``NETTX`` is what the back end sends and the guest receives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from pyxen.toolstack.control.messages import DomainInfo, VcpuInfo
 from pyxen.toolstack.usage import Sample, Usage
@@ -18,8 +19,7 @@ _SECTOR: Final = 512
 _NAME_LENGTH: Final = 10
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(Struct, frozen=True):
     """``key`` sorts; of columns with a ``drop`` the highest goes first where room is short."""
 
     header: str
@@ -42,8 +42,7 @@ NAME: Final = Column(
 )
 
 
-@dataclass
-class View:
+class View(Struct):
     """What is shown, as options and keys have it."""
 
     networks: bool = False
@@ -54,8 +53,7 @@ class View:
     sort: Column = NAME
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(Struct, frozen=True):
     """Cells of columns, or one cell with something else."""
 
     cells: Sequence[str]

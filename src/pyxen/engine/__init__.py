@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 ENGINE_NAMES = ("auto", "emulator")
 
 
-@dataclass(frozen=True)
-class EngineInfo:
+class EngineInfo(Struct, frozen=True):
     """One engine and whether this host can use it; ``reason`` says why (not)."""
 
     name: str

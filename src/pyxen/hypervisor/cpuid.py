@@ -15,9 +15,10 @@ belong to Xen alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
+
+from msgspec import Struct, field
 
 from pyxen.abi.cpuid import (
     XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD,
@@ -204,8 +205,7 @@ def is_forced_cpuid(code: bytes) -> bool:
     return code.startswith(FORCED_CPUID)
 
 
-@dataclass(frozen=True)
-class CpuidPolicy:
+class CpuidPolicy(Struct, frozen=True, dict=True):
     """The answers for one domain; the same on all its vCPUs.
 
     ``host_leaf(leaf, subleaf)`` asks the engine's CPU. ``tsc_khz`` is the frequency of the guest's

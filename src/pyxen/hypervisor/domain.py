@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from pyxen.abi.arch_x86_64 import FLAT_KERNEL_CS, FLAT_KERNEL_SS, XEN_LEGACY_MAX_VCPUS
 from pyxen.abi.errno import EINVAL, EPERM, ESRCH

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from pyxen.abi.errno import (
     EACCES,
@@ -109,8 +110,7 @@ class PortOperations(Protocol):
         """Raises ENOSYS where there are no priorities, EINVAL."""
 
 
-@dataclass(frozen=True)
-class PortStatus:
+class PortStatus(Struct, frozen=True):
     """What a port is bound to; ``state`` is one of EVTCHNSTAT_*."""
 
     state: int

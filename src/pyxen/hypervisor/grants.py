@@ -23,8 +23,9 @@ Reference: ``public/grant_table.h``.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from pyxen.abi.errno import EBUSY, EINVAL, ERANGE
 from pyxen.abi.grant_table import (
@@ -89,8 +90,7 @@ class GrantError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class GrantLimits:
+class GrantLimits(Struct, frozen=True):
     """What a domain may have: frames of its table, frames of its maptrack, and the version.
 
     The defaults are Xen's. Raises ValueError for what Xen would not make a domain with.

@@ -9,8 +9,9 @@ fail.
 from __future__ import annotations
 
 from array import array
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field, to_builtins
 
 from pyxen.abi.xen import HYPERCALL_NAMES
 
@@ -36,8 +37,7 @@ class Instrument:
         """An exception, a system call of a program, an emulated instruction."""
 
 
-@dataclass(frozen=True)
-class PortStatistics:
+class PortStatistics(Struct, frozen=True):
     """An event channel's port, and what has passed through it since it was bound.
 
     ``sent`` counts the guest's sends, ``raised`` how often its pending bit was set: the guest's
@@ -53,8 +53,7 @@ class PortStatistics:
     masked: bool
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(Struct, frozen=True):
     """What a domain has done. The values of hypercalls and traps are (count, nanoseconds).
 
     ``operations`` counts sub-operations, such as ``vcpu_op.is_up``. Of the ``wall_ns`` since the
@@ -73,7 +72,8 @@ class Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        shown: dict[str, Any] = to_builtins(self)
+        return shown
 
 
 class Counters:

@@ -12,8 +12,9 @@ What there is nothing for here (NUMA, HVM, the interrupts of the machine) is lef
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from pyxen.abi.event_channel import (
     EVTCHNSTAT_interdomain,
@@ -48,8 +49,7 @@ _REGISTERS: Final = (
 _SELECTORS: Final = ("ds", "es", "fs", "gs", "ss", "cs")
 
 
-@dataclass(frozen=True)
-class KeyHandler:
+class KeyHandler(Struct, frozen=True):
     """``dump`` gives the lines of one domain; it is called in the thread of its vCPUs."""
 
     description: str

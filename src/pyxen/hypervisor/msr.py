@@ -14,8 +14,9 @@ PMU, on the CPU that ``cpuid`` describes: no speculation controls. Machine check
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct, field
 
 from pyxen.abi.cpuid import XEN_CPUID_FIRST_LEAF
 from pyxen.abi.errno import EINVAL, EPERM
@@ -162,8 +163,7 @@ _ON_EVERY_CPU: Final = (
 )
 
 
-@dataclass
-class VcpuMsrs:
+class VcpuMsrs(Struct):
     """What a vCPU has written to its registers, as far as it is kept here."""
 
     misc_features_enables: int = 0

@@ -24,10 +24,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.abi.grant_table import GRANT_ENTRY_V1, GTF_permit_access, GTF_readonly
 from pyxen.backends.doors import Doors, StoreError
@@ -43,8 +44,7 @@ _PATIENCE: Final = 20.0
 _NAP: Final = 0.0005
 
 
-@dataclass(eq=False)
-class _Watch:
+class _Watch(Struct, eq=False):
     path: str
     callback: Callable[[str], None]
     live: bool = True

@@ -40,11 +40,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.abi.grant_table import GNTTAB_RESERVED_CONSOLE
 from pyxen.backends.console.ring import ConsoleRing
@@ -75,8 +76,7 @@ class BuildToolsMissing(PyxenError):
     """This machine cannot build kernels; the message says what is missing."""
 
 
-@dataclass(frozen=True)
-class KernelResult:
+class KernelResult(Struct, frozen=True):
     """How a run ended.
 
     ``exit_reason`` is the name of a shutdown reason of Xen's ("poweroff", "reboot", "crash" …), or

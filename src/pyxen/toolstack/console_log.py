@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.backends.console.log_file import DEFAULT_KEPT, LogFile
 from pyxen.errors import PyxenError
@@ -25,8 +26,7 @@ _DEFAULT_LIMIT: Final = 16 << 20
 """Of each of two files, where the configuration names none."""
 
 
-@dataclass(frozen=True)
-class ConsoleLogConfig:
+class ConsoleLogConfig(Struct, frozen=True):
     """A log file. ``limit`` is in bytes, 0 for none."""
 
     path: Path

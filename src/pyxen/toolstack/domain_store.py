@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.backends.console.buffer import DEFAULT_LIMIT
 from pyxen.xenstore.watching import WatchingClient
@@ -39,8 +40,7 @@ _WRITABLE: Final = (
 )
 
 
-@dataclass(frozen=True)
-class DomainNodes:
+class DomainNodes(Struct, frozen=True):
     """What a domain's nodes tell. Memory is in KiB; a frame is that of a ring."""
 
     domid: int

@@ -13,9 +13,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 from pyxen.hypervisor.run_queue import FILE, RATE_LIMITS_US, Table
@@ -41,8 +42,7 @@ _DESTROY_SECONDS: Final = 10.0
 _INTERVAL: Final = 0.01
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """A domain in a list. ``note`` is what has to be said of it, empty for nothing."""
 
     info: DomainInfo

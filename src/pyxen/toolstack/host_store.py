@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pyxen.abi.grant_table import GNTTAB_RESERVED_XENSTORE
 from pyxen.errors import PyxenError
@@ -31,8 +32,7 @@ from pyxen.xenstore import (
 log = logging.getLogger("pyxen")
 
 
-@dataclass
-class _Member:
+class _Member(Struct):
     """The domain that is connected, and what holds it to the store."""
 
     domid: int

@@ -16,11 +16,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pyxen import engine as engines
 from pyxen.abi.errno import ERRNO_NAMES
@@ -63,8 +65,7 @@ CRASHES: Final = ("crash", "watchdog")
 _REPORTED_LINES: Final = 10
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How it ended. ``exit_reason`` is a shutdown reason of Xen's, "timeout" or "detached"."""
 
     exit_reason: str
@@ -207,8 +208,7 @@ def make_domain(
     return domain
 
 
-@dataclass(frozen=True)
-class Built:
+class Built(Struct, frozen=True):
     """What a domain is connected with, once it is in its memory."""
 
     grants: GrantAccess

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -26,8 +27,7 @@ _FEATURE_WORDS: Final = (
 """Leaf, subleaf and register of Xen's first eight words of features."""
 
 
-@dataclass(frozen=True)
-class Physinfo:
+class Physinfo(Struct, frozen=True):
     """The machine. Memory is in MiB; ``free_memory`` is what domains can still get."""
 
     nr_cpus: int
@@ -41,16 +41,14 @@ class Physinfo:
     free_memory: int
 
 
-@dataclass(frozen=True)
-class CpuTopology:
+class CpuTopology(Struct, frozen=True):
     cpu: int
     core: int
     socket: int
     node: int
 
 
-@dataclass(frozen=True)
-class NumaNode:
+class NumaNode(Struct, frozen=True):
     """Memory is in MiB."""
 
     node: int

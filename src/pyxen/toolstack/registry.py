@@ -31,9 +31,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from pyxen.errors import PyxenError
 from pyxen.hypervisor import run_queue
@@ -50,8 +52,7 @@ _GOES: Final = ".gone"
 _FILE_COMES: Final = ".new-"
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """What is known of a domain without asking its process. ``started`` is seconds since 1970."""
 
     domid: int
@@ -64,8 +65,7 @@ class Record:
     vcpus: int
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A domain that was found: its folder, and whether its process lives."""
 
     record: Record

@@ -8,7 +8,7 @@ and what watches cause is posted to the domain.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from pyxen.abi.grant_table import GNTTAB_RESERVED_XENSTORE
 from pyxen.hypervisor.domain import Domain
@@ -19,8 +19,7 @@ from pyxen.xenstore import GuestRing, LocalClient, StoreError, Xenstored
 from pyxen.xenstore.connection import Connection
 
 
-@dataclass
-class _Member:
+class _Member(Struct):
     """A domain that is connected, and what of it the store holds."""
 
     domain: Domain

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.control.client import ControlClient
@@ -25,8 +26,7 @@ _SECONDS: Final = 1.0
 _AT_ONCE: Final = 64
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """What a domain has used up to a moment, ``taken`` in ns of CLOCK_MONOTONIC.
 
     ``note`` is why it could not be asked, empty for nothing. ``figures`` are those of
@@ -53,8 +53,7 @@ class Sample:
         return sum(self.count(device, counter) for device in self.devices(kind))
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """A domain's sample, with the one before, if there is one."""
 
     sample: Sample

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore import paths
@@ -35,8 +36,7 @@ _OF_ITSELF: Final = (abi.XS_TRANSACTION_START, abi.XS_TRANSACTION_END, abi.XS_RE
 _COMMANDS: Final = ("guest-connect", "guest-stopped")
 
 
-@dataclass(frozen=True)
-class Confinement:
+class Confinement(Struct, frozen=True):
     """``places`` are the nodes that the client may change, with all below them; in their paths
     ``*`` stands for any one name. It may look at those above them, too."""
 

@@ -9,8 +9,9 @@ order of the requests; events may stand between them.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from pyxen.abi.io_xs_wire import (
     XENSTORE_PAYLOAD_MAX,
@@ -42,8 +43,7 @@ def _nothing() -> None:
     pass
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
+class Pending(Struct, eq=False):
     """A request that counts as outstanding while its answer, or an event that it has caused,
     waits to be taken."""
 
@@ -57,8 +57,7 @@ class Pending:
             self.domain.finish_request()
 
 
-@dataclass(slots=True, eq=False)
-class Output:
+class Output(Struct, eq=False):
     """A message on its way. ``sent``: how many of its bytes the transport has sent already.
     ``deadline``: of an event that is dropped if the client does not take it."""
 
@@ -76,8 +75,7 @@ class Output:
         return XSD_SOCKMSG.size + len(self.message.payload)
 
 
-@dataclass(eq=False)
-class Connection:
+class Connection(Struct, eq=False):
     """``domid`` is 0 for sockets, which are dom0's. ``domain`` is what the store knows of a domain
     that speaks over its ring. ``target``: a domain whose rights this one has, too.
 
@@ -103,13 +101,12 @@ class Connection:
     in_stream: bool = False
     confined: Confinement | None = None
 
-    def __post_init__(self) -> None:
-        self._parser = Parser()
-        self._next_transaction = 1
-        self._events: set[bytes] = set()
-        self.request: Pending | None = None
-        self.held_back = False
-        self.delayed: Message | None = None
+    request: Pending | None = None
+    held_back: bool = False
+    delayed: Message | None = None
+    _parser: Parser = field(default_factory=Parser)
+    _next_transaction: int = 1
+    _events: set[bytes] = field(default_factory=set)
 
     @property
     def unprivileged(self) -> bool:

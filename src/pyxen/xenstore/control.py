@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
+
+from msgspec import Struct
 
 from pyxen.abi.io_xs_wire import XS_NAMES
 from pyxen.xenstore import paths
@@ -255,8 +256,7 @@ def _help(daemon: Xenstored, arguments: list[str]) -> str:
     return "".join(f"{name}\t{arguments}\n" for name, arguments in commands.items())
 
 
-@dataclass(frozen=True)
-class _Command:
+class _Command(Struct, frozen=True):
     work: Callable[[Xenstored, list[str]], str]
     arguments: str = ""
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from pyxen.xenstore.quotas import Quotas, limit
 
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class DomainRecord:
+class DomainRecord(Struct, eq=False):
     """``generation`` is that of the store when the domain became known: permissions in nodes older
     than it are those of another domain of the same number. ``connection`` is there from the
     domain's introduction on. ``nodes`` are the paths of those that it owns. ``credit`` is what it

@@ -15,8 +15,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from pyxen.abi.io_xs_wire import XS_TRANSACTION_START
 from pyxen.xenstore.error import StoreError
@@ -33,8 +34,7 @@ _LOOK_AGAIN: Final = 0.05
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class _Session:
+class _Session(Struct, eq=False):
     """What has been asked for. ``started``: when, None before ``-s``; ``message`` is that request,
     which is answered at the end."""
 

@@ -9,7 +9,8 @@ outstanding for events at other clients is not carried over, either.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from pyxen.xenstore import paths
 from pyxen.xenstore.connection import Connection

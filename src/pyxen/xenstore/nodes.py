@@ -11,10 +11,10 @@ list of children is part of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from immutables import Map
+from msgspec import Struct, field
 
 from pyxen.xenstore.error import StoreError
 
@@ -26,8 +26,7 @@ _RECORD: Final = 24
 _PERMISSION: Final = 8
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(Struct, eq=False):
     """One version of a node; it is never changed, a change is another version.
 
     ``children`` has their names, each ended by a zero byte, in the order of their creation.
@@ -79,8 +78,7 @@ class Database:
         self.tree = self.tree.delete(path)
 
 
-@dataclass(eq=False)
-class Transaction:
+class Transaction(Struct, eq=False):
     """A view of its own of the database.
 
     ``seen`` has each node that it has looked at as it was, None if it was not there; ``limit`` is

@@ -9,8 +9,10 @@ may do with the nearest parent that exists, so that errors tell nothing of hidde
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore import control, paths, permissions
@@ -598,8 +600,7 @@ def _control(request: Request) -> bytes | None:
     return control.run(request)
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(Struct, frozen=True):
     work: Callable[[Request], bytes | None]
     privileged: bool = False
     ignores_transaction: bool = False

@@ -9,8 +9,9 @@ write, ``b`` both. Domain 0 may do all with everything.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.xenstore.error import StoreError
 
@@ -26,8 +27,7 @@ _FORM: Final = re.compile("([nrwb])([0-9]{1,10})")
 _LARGEST: Final = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(Struct, frozen=True):
     """``ignored``: the domain did not exist when it was set; a later one of this number is not
     meant."""
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 
-@dataclass
-class Quotas:
+
+class Quotas(Struct):
     """Changed while the store runs, for all by ``xenstore-control quota set``, or for one domain by
     SET_QUOTA. Sizes are bytes. 0: no limit."""
 

@@ -10,8 +10,9 @@ here knows a store: ``State`` is what is in a stream.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from pyxen.xenstore.permissions import Permission, Permissions, access_of
 from pyxen.xenstore.wire import decode, encode
@@ -43,8 +44,7 @@ class StreamError(Exception):
     """What is wrong with a stream."""
 
 
-@dataclass
-class ConnectionState:
+class ConnectionState(Struct):
     """``domid``, ``target`` and ``port`` are of a domain; without it there is a socket, ``fd``.
 
     ``unread``: bytes that have come and are not served. ``unsent``: bytes to be sent, of which the
@@ -61,8 +61,7 @@ class ConnectionState:
     partial: int = 0
 
 
-@dataclass
-class WatchState:
+class WatchState(Struct):
     """``connection`` is the number of one. ``path``: as its client has named it."""
 
     connection: int
@@ -71,8 +70,7 @@ class WatchState:
     depth: int | None = None
 
 
-@dataclass
-class DomainState:
+class DomainState(Struct):
     """``quotas`` by their names, if the domain has quotas of its own."""
 
     domid: int
@@ -80,8 +78,7 @@ class DomainState:
     quotas: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class NodeState:
+class NodeState(Struct):
     """``path`` may be the name of a special watch, which has permissions, too."""
 
     path: str
@@ -89,8 +86,7 @@ class NodeState:
     permissions: Permissions
 
 
-@dataclass
-class State:
+class State(Struct):
     """``listener`` is the file descriptor of the socket, -1 for none. ``transactions``: numbers of
     connections and of their transactions. Each node stands behind its parent, and behind those of
     its parent's children that were there before it."""

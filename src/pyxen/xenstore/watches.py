@@ -10,8 +10,9 @@ they tell which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from pyxen.xenstore import paths
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from pyxen.xenstore.connection import Connection
 
 
-@dataclass(slots=True, eq=False)
-class Watch:
+class Watch(Struct, eq=False):
     """``path`` is absolute or a special name. ``relative``: events are told relative to the
     client's directory, because it has named a relative path. ``depth``: None for no limit.
     ``number`` orders watches by their age."""

@@ -11,7 +11,8 @@ import contextlib
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pyxen.abi import io_xs_wire as abi
 from pyxen.xenstore.error import StoreError, StoreGone
@@ -19,8 +20,7 @@ from pyxen.xenstore.requests import ClientRequests, Requests, pack, unpack
 from pyxen.xenstore.wire import Message
 
 
-@dataclass(frozen=True)
-class WatchHandle:
+class WatchHandle(Struct, frozen=True):
     """A watch, for ``WatchingClient.unwatch``."""
 
     path: str

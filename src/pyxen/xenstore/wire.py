@@ -7,7 +7,7 @@ A request's payload is mostly strings, each ended by a zero byte. What arrives c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from pyxen.abi.io_xs_wire import XENSTORE_PAYLOAD_MAX, XSD_SOCKMSG
 from pyxen.xenstore.error import StoreError
@@ -17,8 +17,7 @@ class ProtocolError(Exception):
     """The peer cannot be understood any more: its connection ends."""
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Struct):
     """``type`` is one of XS_*; an answer has the same ``request`` and ``transaction`` numbers."""
 
     type: int

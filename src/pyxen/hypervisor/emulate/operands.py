@@ -7,12 +7,12 @@ thing wherever they are and can be remembered; whoever needs RIP adds it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from iced_x86 import Decoder, Instruction
 from iced_x86 import Register as Iced
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from pyxen.engine.protocol import Registers
@@ -21,8 +21,7 @@ MASK_32 = (1 << 32) - 1
 MASK_64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterPart:
+class RegisterPart(Struct, frozen=True):
     """A general register or a part of one: ``size`` bytes of register ``name`` from bit ``shift``.
 
     ``ah`` is ``RegisterPart("rax", 1, 8)``.
@@ -79,8 +78,7 @@ _NARROW_REGISTERS = {Iced.EIP} | {n for n, part in GENERAL_REGISTERS.items() if 
 SEGMENT_BASES = {Iced.FS: "fs_base", Iced.GS: "gs_base"}
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryOperand:
+class MemoryOperand(Struct, frozen=True):
     """Where an instruction's memory operand lies, as a recipe over the registers.
 
     ``address`` evaluates it; ``mask`` is the address size (32 or 64 ones).

@@ -22,11 +22,11 @@ aligned. A locked instruction needs nothing special, since the vCPUs of a domain
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from iced_x86 import MemorySizeExt, Mnemonic, OpKind
+from msgspec import Struct
 
 from pyxen.hypervisor.emulate import flags
 from pyxen.hypervisor.emulate.operands import (
@@ -51,8 +51,7 @@ passes through ``emulate_store``."""
 _SIZES = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreResult:
+class StoreResult(Struct, frozen=True):
     """What an emulated store would do; nothing has happened before ``commit``.
 
     ``new_value`` is the whole aligned 64-bit entry after the store. ``writes`` is false for a
@@ -69,8 +68,7 @@ class StoreResult:
             setattr(registers, name, value)
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Struct, frozen=True):
     """A decoded instruction that writes memory, independent of register values and of its place.
 
     ``source`` is the second operand: an immediate (already cut to ``size`` bytes), a register part,
@@ -87,8 +85,7 @@ class Store:
     repeated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Operands:
+class _Operands(Struct, frozen=True):
     """The values that an operation works on; ``destination`` is the memory operand's old value."""
 
     store: Store
@@ -97,8 +94,7 @@ class _Operands:
     source: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(Struct, frozen=True):
     """What an operation makes of them.
 
     ``value`` is the memory operand's new value (None: not written), ``flags`` the flags under

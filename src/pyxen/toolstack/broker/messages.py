@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from pyxen.toolstack.control.messages import Done, Request, wire_name
 from pyxen.toolstack.devices.channel import ChannelConfig
@@ -15,15 +16,13 @@ from pyxen.toolstack.registry import Record
 # Answers
 
 
-@dataclass(frozen=True)
-class OpenedFile:
+class OpenedFile(Struct, frozen=True):
     """What was opened has this number from now on."""
 
     number: int
 
 
-@dataclass(frozen=True)
-class OpenedDevice:
+class OpenedDevice(Struct, frozen=True):
     """As ``backends.opened.Opened`` has it."""
 
     number: int
@@ -34,94 +33,81 @@ class OpenedDevice:
 # Requests
 
 
-@dataclass(frozen=True)
-class Join(Request[Record]):
+class Join(Request[Record], frozen=True):
     """Give the domain a number and a folder: the folder's lock, and the folder."""
 
     answer = Record
 
 
-@dataclass(frozen=True)
-class Renumber(Request[Record]):
+class Renumber(Request[Record], frozen=True):
     """It begins anew, under the next number."""
 
     answer = Record
 
 
-@dataclass(frozen=True)
-class Rename(Request[Record]):
+class Rename(Request[Record], frozen=True):
     name: str
     uuid: str | None
     answer = Record
 
 
-@dataclass(frozen=True)
-class Configure(Request[Done]):
+class Configure(Request[Done], frozen=True):
     """What a restart is to go by, in libxl's shape."""
 
     config: dict[str, Any]
     answer = Done
 
 
-@dataclass(frozen=True)
-class Spawn(Request[Done]):
+class Spawn(Request[Done], frozen=True):
     """Start a domain of this configuration in another process, in place of this one."""
 
     config: dict[str, Any]
     answer = Done
 
 
-@dataclass(frozen=True)
-class Leave(Request[Done]):
+class Leave(Request[Done], frozen=True):
     """The domain is no more."""
 
     answer = Done
 
 
-@dataclass(frozen=True)
-class ConnectStore(Request[Done]):
+class ConnectStore(Request[Done], frozen=True):
     """A connection with the host's xenstore, which is started, if that is wanted and need be."""
 
     start: bool
     answer = Done
 
 
-@dataclass(frozen=True)
-class OpenDisk(Request[OpenedDevice]):
+class OpenDisk(Request[OpenedDevice], frozen=True):
     config: DiskConfig
     answer = OpenedDevice
 
 
-@dataclass(frozen=True)
-class OpenNic(Request[OpenedDevice]):
+class OpenNic(Request[OpenedDevice], frozen=True):
     config: NicConfig
     answer = OpenedDevice
 
 
-@dataclass(frozen=True)
-class OpenChannel(Request[OpenedDevice]):
+class OpenChannel(Request[OpenedDevice], frozen=True):
     config: ChannelConfig
     answer = OpenedDevice
 
 
-@dataclass(frozen=True)
-class Release(Request[Done]):
+class Release(Request[Done], frozen=True):
     """The device of this number is not used any more."""
 
     number: int
     answer = Done
 
 
-@dataclass(frozen=True)
-class OpenConsoleLog(Request[Done]):
+class OpenConsoleLog(Request[Done], frozen=True):
     """The file of the console's output, perhaps after a rotation."""
 
     rotate: bool
     answer = Done
 
 
-@dataclass(frozen=True)
-class OpenBuildFile(Request[Done]):
+class OpenBuildFile(Request[Done], frozen=True):
     """One that the domain is built from: the kernel, the ramdisk or the System.map of its
     configuration."""
 
@@ -129,16 +115,14 @@ class OpenBuildFile(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class OpenCore(Request[OpenedFile]):
+class OpenCore(Request[OpenedFile], frozen=True):
     """A file for a core dump; without a path that of a domain that has crashed."""
 
     path: str
     answer = OpenedFile
 
 
-@dataclass(frozen=True)
-class FinishCore(Request[Done]):
+class FinishCore(Request[Done], frozen=True):
     """It is whole, and gets its name; or it is not, and goes."""
 
     number: int
@@ -147,7 +131,7 @@ class FinishCore(Request[Done]):
 
 
 REQUESTS: Final = {
-    wire_name(each): each
+    wire_name(each.__name__): each
     for each in (
         Join,
         Renumber,

@@ -13,12 +13,13 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from pyxen.backends.console import sockets
 from pyxen.backends.console.log_file import open_log

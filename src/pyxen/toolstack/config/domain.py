@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from msgspec import Struct, field
 
 from pyxen.errors import PyxenError
+from pyxen.hypervisor.cpuid_names import Place
 from pyxen.hypervisor.run_queue import DEFAULT_WEIGHT
 from pyxen.toolstack.console_log import ConsoleLogConfig
 from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig
-
-if TYPE_CHECKING:
-    from pyxen.hypervisor.cpuid_names import Place
 
 ACTIONS: Final = (
     "destroy",
@@ -34,8 +33,7 @@ MAX_WEIGHT: Final = 65535
 ENGINES: Final = ("auto", "emulator")
 
 
-@dataclass(frozen=True)
-class DomainConfig:
+class DomainConfig(Struct, frozen=True):
     """A domain's configuration. Memory is in MiB, ``cap`` in percent of one processor (0: none).
 
     ``max_memory_mib`` and ``max_vcpus`` are what the domain may grow to; None for no more than it

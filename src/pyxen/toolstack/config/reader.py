@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.config import options
@@ -37,8 +38,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_+.:-]{1,80}")
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """A configuration, and what has to be said of it: one line each."""
 
     config: DomainConfig

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -48,24 +49,21 @@ _MAX_DEPTH: Final = 16
 _SHOWN: Final = 20
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(Struct, frozen=True):
     """A string or a number, and its line."""
 
     text: str
     line: int
 
 
-@dataclass(frozen=True)
-class List:
+class List(Struct, frozen=True):
     """A list, and the line where it begins."""
 
     items: tuple[Text | List, ...]
     line: int
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """What a name has been set to; ``added`` if the last assignment was a ``+=``."""
 
     name: str
@@ -74,8 +72,7 @@ class Setting:
     added: bool = False
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(Struct, frozen=True):
     kind: str
     text: str
     line: int

@@ -8,8 +8,9 @@ A request is a ``Request`` of the type of its answer. Its name on the wire is th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Generic, TypeVar
+
+from msgspec import Struct, field
 
 Answer = TypeVar("Answer")
 
@@ -24,13 +25,11 @@ DETACH_SECONDS: Final = 10.0
 # Answers
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(Struct, frozen=True):
     """It is done, and there is nothing to tell."""
 
 
-@dataclass(frozen=True)
-class VcpuInfo:
+class VcpuInfo(Struct, frozen=True):
     """A vCPU. ``cpu_ns`` is how long it has run, and the next three are its further run states;
     ``cpu`` is the host's processor on which it ran last, the affinities are masks of those, 0 for
     all."""
@@ -53,8 +52,7 @@ class VcpuInfo:
         return self.runnable_ns + self.offline_ns
 
 
-@dataclass(frozen=True)
-class DomainInfo:
+class DomainInfo(Struct, frozen=True):
     """A domain as ``xl list`` knows it. ``shutdown_reason`` is empty until it has shut down;
     ``started`` is seconds since 1970. ``weight`` and ``cap`` are those of the scheduler."""
 
@@ -91,29 +89,25 @@ class DomainInfo:
         return sum(vcpu.cpu_ns for vcpu in self.vcpus)
 
 
-@dataclass(frozen=True)
-class Configuration:
+class Configuration(Struct, frozen=True):
     """In libxl's shape."""
 
     config: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(Struct, frozen=True):
     """Counters, by the names that ``pyxen run --stats-json`` gives them."""
 
     figures: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Attached:
+class Attached(Struct, frozen=True):
     """A device was added, under this number."""
 
     devid: int
 
 
-@dataclass(frozen=True)
-class DeviceInfo:
+class DeviceInfo(Struct, frozen=True):
     """A device. ``state`` is that of its front end."""
 
     kind: str
@@ -132,8 +126,7 @@ class DeviceInfo:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
-@dataclass(frozen=True)
-class DeviceList:
+class DeviceList(Struct, frozen=True):
     """In the order of their numbers."""
 
     devices: tuple[DeviceInfo, ...]
@@ -142,7 +135,19 @@ class DeviceList:
 # Requests
 
 
-class Request(Generic[Answer]):
+def wire_name(request: str) -> str:
+    """The name on the wire of the request of a class with this name."""
+    return re.sub(r"(?<!^)([A-Z])", r"-\1", request).lower()
+
+
+class Request(
+    Struct,
+    Generic[Answer],
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="request",
+    tag=wire_name,
+):
     """The base of all requests; ``answer`` is the type of the answer. ``permit`` says that it names
     something of the host: then it is first told to the domain's broker (``toolstack/broker``)."""
 
@@ -150,40 +155,33 @@ class Request(Generic[Answer]):
     permit: ClassVar[bool] = False
 
 
-@dataclass(frozen=True)
-class GetInfo(Request[DomainInfo]):
+class GetInfo(Request[DomainInfo], frozen=True):
     answer = DomainInfo
 
 
-@dataclass(frozen=True)
-class GetStatistics(Request[Figures]):
+class GetStatistics(Request[Figures], frozen=True):
     answer = Figures
 
 
-@dataclass(frozen=True)
-class GetConfig(Request[Configuration]):
+class GetConfig(Request[Configuration], frozen=True):
     answer = Configuration
 
 
-@dataclass(frozen=True)
-class Pause(Request[Done]):
+class Pause(Request[Done], frozen=True):
     answer = Done
 
 
-@dataclass(frozen=True)
-class Unpause(Request[Done]):
+class Unpause(Request[Done], frozen=True):
     answer = Done
 
 
-@dataclass(frozen=True)
-class Destroy(Request[Done]):
+class Destroy(Request[Done], frozen=True):
     """End it, whatever it does. The answer comes before the end: wait for its folder to go."""
 
     answer = Done
 
 
-@dataclass(frozen=True)
-class Shutdown(Request[Done]):
+class Shutdown(Request[Done], frozen=True):
     """Ask the guest for a ``poweroff`` or ``reboot``; answered when it has acknowledged."""
 
     action: str
@@ -191,14 +189,12 @@ class Shutdown(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class Sysrq(Request[Done]):
+class Sysrq(Request[Done], frozen=True):
     key: str
     answer = Done
 
 
-@dataclass(frozen=True)
-class Trigger(Request[Done]):
+class Trigger(Request[Done], frozen=True):
     """Only ``nmi`` is for PV guests."""
 
     trigger: str
@@ -206,16 +202,14 @@ class Trigger(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class DebugKey(Request[Done]):
+class DebugKey(Request[Done], frozen=True):
     """Dump what this debug key stands for into the hypervisor's messages."""
 
     key: str
     answer = Done
 
 
-@dataclass(frozen=True)
-class DumpCore(Request[Done]):
+class DumpCore(Request[Done], frozen=True):
     """Write a core dump to this file, an absolute path."""
 
     path: str
@@ -223,14 +217,12 @@ class DumpCore(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class Rename(Request[Done]):
+class Rename(Request[Done], frozen=True):
     name: str
     answer = Done
 
 
-@dataclass(frozen=True)
-class UpdateConfig(Request[Done]):
+class UpdateConfig(Request[Done], frozen=True):
     """The configuration, in libxl's shape, that the next restart goes by."""
 
     config: dict[str, Any]
@@ -238,16 +230,14 @@ class UpdateConfig(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class SetVcpus(Request[Done]):
+class SetVcpus(Request[Done], frozen=True):
     """So many vCPUs are to be online; the guest does it when it likes."""
 
     count: int
     answer = Done
 
 
-@dataclass(frozen=True)
-class SetScheduling(Request[Done]):
+class SetScheduling(Request[Done], frozen=True):
     """The share of the host's processors, and what of one may be used at most, in percent (0: all).
     None leaves it as it is."""
 
@@ -256,8 +246,7 @@ class SetScheduling(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class SetAffinity(Request[Done]):
+class SetAffinity(Request[Done], frozen=True):
     """The host's processors on which a vCPU may run, and those that it prefers, as masks (0: all);
     None leaves it as it is, and is all vCPUs."""
 
@@ -267,24 +256,21 @@ class SetAffinity(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class SetMemory(Request[Done]):
+class SetMemory(Request[Done], frozen=True):
     """The target of the guest's balloon."""
 
     kib: int
     answer = Done
 
 
-@dataclass(frozen=True)
-class SetMaxMemory(Request[Done]):
+class SetMaxMemory(Request[Done], frozen=True):
     """What the balloon may grow to."""
 
     kib: int
     answer = Done
 
 
-@dataclass(frozen=True)
-class AttachDisk(Request[Attached]):
+class AttachDisk(Request[Attached], frozen=True):
     """In xl's syntax."""
 
     spec: str
@@ -292,16 +278,14 @@ class AttachDisk(Request[Attached]):
     answer = Attached
 
 
-@dataclass(frozen=True)
-class DetachDisk(Request[Done]):
+class DetachDisk(Request[Done], frozen=True):
     vdev: str
     force: bool = False
     seconds: float = DETACH_SECONDS
     answer = Done
 
 
-@dataclass(frozen=True)
-class AttachNic(Request[Attached]):
+class AttachNic(Request[Attached], frozen=True):
     """In xl's syntax."""
 
     spec: str
@@ -309,8 +293,7 @@ class AttachNic(Request[Attached]):
     answer = Attached
 
 
-@dataclass(frozen=True)
-class DetachNic(Request[Done]):
+class DetachNic(Request[Done], frozen=True):
     """By number, or by address."""
 
     device: str
@@ -318,16 +301,14 @@ class DetachNic(Request[Done]):
     answer = Done
 
 
-@dataclass(frozen=True)
-class ListDevices(Request[DeviceList]):
+class ListDevices(Request[DeviceList], frozen=True):
     """Those of a kind: ``vbd``, ``vif``."""
 
     kind: str
     answer = DeviceList
 
 
-@dataclass(frozen=True)
-class Subscribe(Request[Done]):
+class Subscribe(Request[Done], frozen=True):
     """From now on events are sent on this connection, as well as answers."""
 
     answer = Done
@@ -336,8 +317,7 @@ class Subscribe(Request[Done]):
 # Events
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct, frozen=True):
     """``shutdown`` (``reason`` says how it ended), ``restarted`` (with the new ``domid``)."""
 
     event: str
@@ -345,12 +325,7 @@ class Event:
     reason: str = ""
 
 
-def wire_name(request: type[Any]) -> str:
-    """The name of a request on the wire."""
-    return re.sub(r"(?<!^)([A-Z])", r"-\1", request.__name__).lower()
-
-
-REQUESTS: Final = {wire_name(request): request for request in Request.__subclasses__()}
+REQUESTS: Final = {wire_name(each.__name__): each for each in Request.__subclasses__()}
 PERMITS: Final = {name: request for name, request in REQUESTS.items() if request.permit}
 BROKER_SOCKET: Final = "broker.sock"
 """Where these are told."""

@@ -15,8 +15,9 @@ Reference: ``xl.cfg(5)``, ``xen-pv-channel(7)``.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.backends.console.buffer import DEFAULT_LIMIT
 from pyxen.errors import PyxenError
@@ -30,8 +31,7 @@ _PROTOCOL: Final = "vt100"
 _MAX_LIMIT: Final = 1 << 30
 
 
-@dataclass(frozen=True)
-class ChannelConfig:
+class ChannelConfig(Struct, frozen=True):
     """One extra console. ``devid`` is None until the domain is known."""
 
     name: str

@@ -14,8 +14,9 @@ device numbers once were. Reference: ``xl-disk-configuration(5)``, ``xen-vbd-int
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices.rate import RateLimit, parse_rate
@@ -57,8 +58,7 @@ _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _INT_MAX: Final = (1 << 31) - 1
 
 
-@dataclass(frozen=True)
-class DiskConfig:
+class DiskConfig(Struct, frozen=True):
     """One disk. ``target`` is a path; it is empty for a CD drive without a medium, whose
     ``image_format`` is "empty". ``number`` is the vdev as the guest sees it."""
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pyxen.abi.io_xenbus import XenbusStateInitialising
 from pyxen.backends.doors import Doors
@@ -42,8 +44,7 @@ OpenDevice = Callable[[str, DeviceConfig], Opened]
 _NAMES: Final = {DISK: "disk", NIC: "network card", CHANNEL: "console"}
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(Struct, frozen=True):
     """One device and its places in the store."""
 
     kind: str

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices.rate import RateLimit, parse_rate
 
 MODES: Final = ("user", "bridge", "tap", "switch", "none")
 _DEFAULT_BRIDGE: Final = "xenbr0"
-_DEFAULT_MTU: Final = 1500
+DEFAULT_MTU: Final = 1500
 _XEN_OUI: Final = "00:16:3e"
 _FLAGS: Final = ("trusted", "untrusted", "host-loopback")
 _IGNORED: Final = ("model", "accel")  # for emulated cards
@@ -50,8 +51,7 @@ _MAC: Final = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 _FORWARD: Final = re.compile(r"(tcp|udp):(?:([0-9.]+|\[[0-9a-fA-F:]+\]):)?([0-9]+):([0-9]+)")
 
 
-@dataclass(frozen=True)
-class Forward:
+class Forward(Struct, frozen=True):
     """Connections to a port of the host that go to one of the guest."""
 
     protocol: str
@@ -60,8 +60,7 @@ class Forward:
     host_address: str = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class NicConfig:
+class NicConfig(Struct, frozen=True):
     """One card. ``mode`` is one of MODES; ``peer`` the bridge, tap device or switch that it names.
     ``mac`` is empty and ``devid`` None until the domain is known."""
 
@@ -69,7 +68,7 @@ class NicConfig:
     peer: str = ""
     mac: str = ""
     devid: int | None = None
-    mtu: int = _DEFAULT_MTU
+    mtu: int = DEFAULT_MTU
     rate: RateLimit | None = None
     forwards: tuple[Forward, ...] = ()
     host_loopback: bool = False
@@ -87,7 +86,7 @@ class NicConfig:
             nodes["ip"] = self.ip
         if self.rate is not None:
             nodes["rate"] = str(self.rate)
-        if self.mtu != _DEFAULT_MTU:
+        if self.mtu != DEFAULT_MTU:
             nodes["mtu"] = str(self.mtu)
         return nodes
 
@@ -149,7 +148,7 @@ def _config(spec: str) -> NicConfig:
         peer=peer,
         mac=_mac(given["mac"]) if given.get("mac") else "",
         devid=_number(given, "devid", 0, 0xFFFF) if given.get("devid") else None,
-        mtu=_number(given, "mtu", 68, 65521) if given.get("mtu") else _DEFAULT_MTU,
+        mtu=_number(given, "mtu", 68, 65521) if given.get("mtu") else DEFAULT_MTU,
         rate=parse_rate(given["rate"]) if "rate" in given else None,
         forwards=tuple(forwards),
         host_loopback="host-loopback" in flags,

@@ -8,8 +8,9 @@ with a comma. Reference: ``xl-network-configuration(5)``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -20,8 +21,7 @@ _DEFAULT_INTERVAL: Final = 50_000
 _UINT32_MAX: Final = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True)
-class RateLimit:
+class RateLimit(Struct, frozen=True):
     """So many bytes in each interval, which is in microseconds."""
 
     bytes_per_interval: int

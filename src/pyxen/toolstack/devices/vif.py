@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from pyxen.backends.allowance import Allowance
 from pyxen.backends.doors import Doors
 from pyxen.backends.net import Link, NetBackend
 from pyxen.backends.opened import Opened
 from pyxen.errors import PyxenError
-from pyxen.toolstack.devices.nic import NicConfig
+from pyxen.toolstack.devices.nic import DEFAULT_MTU, NicConfig
 from pyxen.toolstack.folders import make_private, run_folder, switches_folder
 
 _MICROSECONDS: Final = 1e-6
@@ -149,7 +150,7 @@ def _vif_name(config: NicConfig, domid: int) -> str:
 
 def _chosen_mtu(config: NicConfig) -> int | None:
     """None unless the user asks for another one than Ethernet's."""
-    return config.mtu if config.mtu != NicConfig.mtu else None
+    return config.mtu if config.mtu != DEFAULT_MTU else None
 
 
 def _address(text: str) -> str:

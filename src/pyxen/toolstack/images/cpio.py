@@ -17,17 +17,17 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
+
+from msgspec import Struct
 
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"
 MAX_DATA = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One file, folder, symbolic link or device.
 
     `mode` holds type and permissions as in `st_mode`. `data` is the content of a file or the target

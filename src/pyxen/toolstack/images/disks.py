@@ -15,10 +15,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
 from typing import BinaryIO, Final
+
+from msgspec.structs import replace
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.devices.disk import DiskConfig, parse_disk

@@ -14,8 +14,9 @@ import gzip
 import lzma
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -25,8 +26,7 @@ _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(Struct, frozen=True):
     """A kernel module, uncompressed. `path` is relative to the folder of its kernel release."""
 
     name: str

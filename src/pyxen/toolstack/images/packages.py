@@ -14,8 +14,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.progress import Progress, Report
@@ -23,8 +24,7 @@ from pyxen.toolstack.progress import Progress, Report
 _PROGRAMS = ("apt-get", "apt-cache", "dpkg-deb")
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Struct, frozen=True):
     """A package that apt could download; `size` in bytes, `depends` as names without versions."""
 
     name: str

@@ -14,10 +14,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.images import debian_disk, initramfs, store
@@ -42,8 +43,7 @@ _KERNEL_PREFIXES = ("linux-image-", "linux-binary-", "linux-modules-")
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Struct, frozen=True):
     """What an image is made from; `disk` if it is a whole system."""
 
     description: str

@@ -17,11 +17,12 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -37,8 +38,7 @@ _KINDS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Seed:
+class Seed(Struct, frozen=True):
     """What the guest is told. ``password`` is that of root, ``ssh_keys`` are lines as in
     ``authorized_keys``, for root and for the user that the distribution's images have.
     ``user_data`` is done besides."""

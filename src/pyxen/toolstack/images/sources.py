@@ -16,9 +16,10 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from pyxen.toolstack.images.packages import Apt, AptError
 
@@ -33,8 +34,7 @@ _PROXIES: Final = {
 """apt's settings, and the variables of the environment that hold where they are not set."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """One repository, as a line of `sources.list` names it."""
 
     uri: str
@@ -45,8 +45,7 @@ class Source:
         return f"deb {self.uri} {self.suite} {' '.join(self.components)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(Struct, frozen=True):
     """What an image is made from.
 
     Attributes:

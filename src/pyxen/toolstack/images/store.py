@@ -18,9 +18,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from pyxen.errors import PyxenError
 
@@ -30,8 +31,7 @@ ROOT_VDEV = "xvda"
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """A guest that can be started.
 
     Attributes:

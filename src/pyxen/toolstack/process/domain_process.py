@@ -18,10 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from pyxen import engine as engines
 from pyxen.builder.files import OpenFile, open_for_reading

@@ -13,9 +13,10 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec.structs import replace
 
 from pyxen.abi.vcpu import RUNSTATE_running
 from pyxen.errors import PyxenError
