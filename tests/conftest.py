@@ -62,7 +62,7 @@ def _image(name: str) -> images.Image:
     # In the user's own data folder, which `make demo` uses too. Pulling holds a lock, and returns
     # what is there already: parallel test processes download once.
     try:
-        return images.pull(name)
+        return images.pull_image(name)
     except PyxenError as error:
         pytest.skip(f"no image {name}: {error}")
 

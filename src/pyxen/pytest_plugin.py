@@ -113,7 +113,7 @@ def xen_image() -> Callable[[str], Image]:
 
     def find(name: str) -> Image:
         try:
-            return images.pull(name)
+            return images.pull_image(name)
         except PyxenError as error:
             pytest.skip(f"no image {name}: {error}")
 

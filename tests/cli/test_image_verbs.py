@@ -65,7 +65,7 @@ def test_pull_prints_what_was_fetched(
             make_image(images, name)
         return toolstack_images.find(name)
 
-    monkeypatch.setattr(toolstack_images, "pull", fetch)
+    monkeypatch.setattr(toolstack_images, "pull_image", fetch)
     assert main(("image", "pull", "one")) == 0
     out, err = capsys.readouterr()
     assert out == "one: the guest one, 1.5 MB\n"

@@ -124,7 +124,7 @@ def left(tmp_path: Path) -> list[str]:
 def test_pull_makes_an_image_of_kernel_and_initramfs(pool: Pool, tmp_path: Path) -> None:
     pool.fill()
 
-    image = images.pull("debian")
+    image = images.pull_image("debian")
 
     assert image == images.find("debian")
     assert image.kernel.read_bytes() == b"the kernel"
@@ -146,28 +146,28 @@ def test_pull_makes_an_image_of_kernel_and_initramfs(pool: Pool, tmp_path: Path)
 
 def test_pull_downloads_again_only_when_there_is_something_newer(pool: Pool) -> None:
     pool.fill()
-    first = images.pull("debian")
+    first = images.pull_image("debian")
     log = (pool.folder / "log").read_text()
 
-    assert images.pull("debian") == first
+    assert images.pull_image("debian") == first
     assert (pool.folder / "log").read_text() == log
 
     pool.fill(version="2", kernel=b"newer")
-    assert images.pull("debian").kernel.read_bytes() == b"newer"
+    assert images.pull_image("debian").kernel.read_bytes() == b"newer"
 
 
 def test_pull_replaces_a_damaged_image(pool: Pool) -> None:
     pool.fill()
-    image = images.pull("debian")
+    image = images.pull_image("debian")
     (image.kernel.parent / "meta.json").write_text("{")
 
-    assert images.pull("debian").kernel.read_bytes() == b"the kernel"
+    assert images.pull_image("debian").kernel.read_bytes() == b"the kernel"
 
 
 def test_pull_fetches_lists_of_its_own_when_the_systems_lack_the_package(pool: Pool) -> None:
     Pool(pool.folder / "fresh").fill()
 
-    assert images.pull("debian").kernel.read_bytes() == b"the kernel"
+    assert images.pull_image("debian").kernel.read_bytes() == b"the kernel"
     assert " update\n" in (pool.folder / "log").read_text()
 
 
@@ -178,13 +178,13 @@ def test_pull_fetches_lists_of_its_own_when_the_systems_are_out_of_date(
     (pool.folder / "linux-image-6.1-amd64.deb").unlink()
     Pool(pool.folder / "fresh").fill(version="2")
 
-    assert images.pull("debian").packages["linux-image-6.1-amd64"] == "2"
+    assert images.pull_image("debian").packages["linux-image-6.1-amd64"] == "2"
     assert left(tmp_path) == [".lock", "debian"]
 
 
 def test_pull_without_network_is_told_in_one_line(pool: Pool, tmp_path: Path) -> None:
     with pytest.raises(PyxenError) as caught:
-        images.pull("debian")
+        images.pull_image("debian")
 
     assert str(caught.value) == "apt's package lists were not fetched: Failed to fetch: no network"
     assert left(tmp_path) == [".lock"]
@@ -195,7 +195,7 @@ def test_pull_of_a_package_that_is_nowhere_is_told_in_one_line(pool: Pool) -> No
     (pool.folder / "fresh/linux-image-6.1-amd64.deb").unlink()
 
     with pytest.raises(PyxenError, match=r"linux-image-6\.1-amd64 was not downloaded: .* 404"):
-        images.pull("debian")
+        images.pull_image("debian")
 
 
 def test_pull_of_a_kernel_package_without_a_kernel_is_told(pool: Pool, tmp_path: Path) -> None:
@@ -203,13 +203,13 @@ def test_pull_of_a_kernel_package_without_a_kernel_is_told(pool: Pool, tmp_path:
     pool.add("linux-image-6.1-amd64", **{"boot/config-6.1": "x"})
 
     with pytest.raises(PyxenError, match="holds no boot/vmlinuz-"):
-        images.pull("debian")
+        images.pull_image("debian")
     assert left(tmp_path) == [".lock"]
 
 
 def test_pull_of_an_unknown_image_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(PyxenError, match=r"no image fedora \(expected one of debian, debian-cloud"):
-        images.pull("fedora")
+        images.pull_image("fedora")
 
 
 def test_pull_without_apt_says_what_else_can_be_done(
@@ -219,7 +219,7 @@ def test_pull_without_apt_says_what_else_can_be_done(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(PyxenError, match=r"apt-get, .* not found: .* --kernel and --ramdisk"):
-        images.pull("debian")
+        images.pull_image("debian")
 
 
 def test_pull_into_a_folder_that_cannot_be_made_is_told(
@@ -229,7 +229,7 @@ def test_pull_into_a_folder_that_cannot_be_made_is_told(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
 
     with pytest.raises(PyxenError, match="image debian was not made: Not a directory"):
-        images.pull("debian")
+        images.pull_image("debian")
 
 
 def test_pull_onto_a_full_disk_is_told(
@@ -246,7 +246,7 @@ def test_pull_onto_a_full_disk_is_told(
     dpkg_deb.chmod(0o755)
 
     with pytest.raises(PyxenError, match=r"deb was not unpacked: No space left on device$"):
-        images.pull("debian")
+        images.pull_image("debian")
     assert left(tmp_path) == [".lock"]
 
 
@@ -310,7 +310,7 @@ needs_e2fsprogs = pytest.mark.skipif(
 def test_pull_makes_a_disk_of_a_whole_system(pool: Pool, tmp_path: Path) -> None:
     offer_a_system(pool, tmp_path)
 
-    image = images.pull("debian-disk")
+    image = images.pull_image("debian-disk")
 
     assert image == images.find("debian-disk")
     assert image.disk is not None
@@ -335,17 +335,17 @@ def test_a_disk_is_made_again_only_when_there_is_something_newer(
     pool: Pool, tmp_path: Path
 ) -> None:
     offer_a_system(pool, tmp_path)
-    first = images.pull("debian-disk")
+    first = images.pull_image("debian-disk")
     (pool.folder / "mmdebstrap.log").unlink()
 
     # The same version, and an older one.
     pool.add("cloud-init", version="1:2")
     pool.add("kmod", version="9")
-    assert images.pull("debian-disk") == first
+    assert images.pull_image("debian-disk") == first
     assert not (pool.folder / "mmdebstrap.log").exists()
 
     pool.add("udev", version="1:3")
-    images.pull("debian-disk")
+    images.pull_image("debian-disk")
     assert (pool.folder / "mmdebstrap.log").exists()
 
 
@@ -355,7 +355,7 @@ def test_a_disk_that_cannot_be_made_is_told_in_one_line(pool: Pool, tmp_path: Pa
     (pool.folder / "broken").touch()
 
     with pytest.raises(PyxenError, match=r"^Debian was not installed: no such suite$"):
-        images.pull("debian-disk")
+        images.pull_image("debian-disk")
     assert left(tmp_path) == [".lock"]
 
 
@@ -365,7 +365,7 @@ def test_an_interrupted_installation_clears_up_and_has_no_mounts_of_the_machine(
 ) -> None:
     offer_a_system(pool, tmp_path)
     (pool.folder / "slow").touch()
-    program = "from pyxen.toolstack import images; images.pull('debian-disk')"
+    program = "from pyxen.toolstack import images; images.pull_image('debian-disk')"
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
@@ -394,7 +394,7 @@ def test_without_mmdebstrap_a_disk_is_not_made(
     with pytest.raises(
         PyxenError, match=r"made with mmdebstrap.*: install .*apt-get install mmdeb"
     ):
-        images.pull("debian-disk")
+        images.pull_image("debian-disk")
 
 
 @pytest.mark.parametrize("how", (signal.SIGINT, signal.SIGKILL))
@@ -407,7 +407,7 @@ def test_an_interrupted_pull_leaves_nothing_half_done(
         """
         from pyxen.toolstack import images
         try:
-            images.pull("debian")
+            images.pull_image("debian")
         except KeyboardInterrupt:
             raise SystemExit(130)
         """
@@ -427,7 +427,7 @@ def test_an_interrupted_pull_leaves_nothing_half_done(
     if how is signal.SIGINT:
         assert left(tmp_path) == [".lock"]
     (pool.folder / "hang").unlink()
-    images.pull("debian")
+    images.pull_image("debian")
     assert left(tmp_path) == [".lock", "debian"]
 
 

@@ -94,7 +94,7 @@ def _pull(arguments: argparse.Namespace) -> int:
     from pyxen.toolstack import images
     from pyxen.toolstack.progress import progress_on
 
-    image = images.pull(arguments.name, progress_on(sys.stderr))
+    image = images.pull_image(arguments.name, progress_on(sys.stderr))
     print(f"{image.name}: {image.description}, {_megabytes(image.size)}")
     return 0
 
