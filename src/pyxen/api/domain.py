@@ -19,6 +19,7 @@ from pyxen.toolstack.config.syntax import format_setting
 from pyxen.toolstack.control import messages
 from pyxen.toolstack.control.client import ControlClient, ControlError, ControlTimeout
 from pyxen.toolstack.control.messages import DeviceInfo, DomainInfo, Event
+from pyxen.toolstack.process.start import NewProcess
 
 Option = str | int | os.PathLike[str] | Sequence[str]
 SHUTDOWN_SECONDS: Final = 60.0
@@ -85,8 +86,9 @@ class Domain:
     def start(self) -> None:
         """Create the domain; returns when it is about to run. Raises PyxenError."""
         assert self.config is not None, "a domain that runs already cannot be started"
-        config = create.complete(self.config)
-        domid = create.create(config, paused=True)
+        with NewProcess() as process:
+            config = create.complete(self.config)
+            domid = create.create(config, process, paused=True)
         self._uuid = config.uuid
         try:
             # The first byte, and a domain that ends at once, are not missed.

@@ -65,32 +65,40 @@ def add_parser(
 
 def execute(arguments: argparse.Namespace) -> int:
     """Start the domain; 0 when it runs, and with ``-F`` when it has gone."""
-    from pyxen.toolstack.control.messages import Unpause
-    from pyxen.toolstack.create import create
-    from pyxen.toolstack.domains import End, ask, find
+    from pyxen.toolstack.process.start import NewProcess
 
     if arguments.vnc:
         raise PyxenError("create: pyxen has no graphical displays, and so no VNC viewer")
-    config = read_config(arguments)
-    if arguments.dry_run or arguments.debug:
-        _show(config, sys.stdout if arguments.dry_run else sys.stderr)
     if arguments.dry_run:
+        _show(read_config(arguments), sys.stdout)
         return 0
     waits = arguments.console or arguments.foreground
-    domid = str(create(config, paused=arguments.paused or waits))
+    with NewProcess() as process:  # it loads while we do
+        from pyxen.toolstack.create import create
+
+        config = read_config(arguments)
+        if arguments.debug:
+            _show(config, sys.stderr)
+        domid = str(create(config, process, paused=arguments.paused or waits))
+    return _follow(arguments, domid) if waits else 0
+
+
+def _follow(arguments: argparse.Namespace, domid: str) -> int:
+    """Show the console, or wait until the domain has gone."""
+    from pyxen.toolstack.control.messages import Unpause
+    from pyxen.toolstack.domains import End, ask, find
 
     def begin() -> None:
-        if waits and not arguments.paused:
+        if not arguments.paused:
             ask(domid, Unpause())
 
     if arguments.console:
         from pyxen.cli.console import show
 
         return show(domid, begin)
-    if arguments.foreground:
-        with End(find(domid)) as end:
-            begin()
-            end.wait_gone()
+    with End(find(domid)) as end:
+        begin()
+        end.wait_gone()
     return 0
 
 

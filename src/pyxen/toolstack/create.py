@@ -4,18 +4,16 @@ ready to run, or why there is none. Then nothing of it is left."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.config import DomainConfig, to_json
@@ -23,21 +21,22 @@ from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig, stable_mac
 from pyxen.toolstack.domains import tidy
 from pyxen.toolstack.folders import log_folder, make_private
+from pyxen.toolstack.process.start import NewProcess
 
 log = logging.getLogger("pyxen")
 
 _MIB: Final = 1 << 20
 _MEMINFO: Final = Path("/proc/meminfo")
-_CHUNK: Final = 64 * 1024
 
 
-def create(config: DomainConfig, *, paused: bool = False) -> int:
-    """Start a domain; returns its number when it is about to run. Raises PyxenError."""
+def create(config: DomainConfig, process: NewProcess, *, paused: bool = False) -> int:
+    """Start a domain in this process; returns its number when it is about to run. Raises
+    PyxenError."""
     config = complete(config)
     for entry in tidy():
         log.warning("%s; what it has left is removed", entry.reason)
     check_host_memory(config.memory_mib)
-    return spawn(config, paused=paused)
+    return begin(process, config, paused=paused)
 
 
 def complete(config: DomainConfig) -> DomainConfig:
@@ -106,62 +105,24 @@ def check_host_memory(memory_mib: int) -> None:
 
 def spawn(config: DomainConfig, *, paused: bool = False, restarted: float | None = None) -> int:
     """Start the process of a domain, and wait until it has reported."""
-    log_file = make_private(log_folder()) / f"{config.name}.log"
-    order = {
-        "config": to_json(config),
-        "paused": paused,
-        "restarted": restarted,
-        "log_level": logging.getLevelName(min(logging.getLogger().level or 30, logging.INFO)),
-    }
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    try:
-        try:
-            _start(order, writer, log_file)
-        finally:
-            os.close(writer)
-        said = b""
-        while data := os.read(reader, _CHUNK):
-            said += data
-    finally:
-        os.close(reader)
-    if not said:
-        raise PyxenError(
-            f"the process of domain {config.name} ended before it could say why; see {log_file}"
-        )
-    report = json.loads(said)
-    if "error" in report:
-        raise PyxenError(report["error"])
-    return int(report["domid"])
+    with NewProcess() as process:
+        return begin(process, config, paused=paused, restarted=restarted)
 
 
-def _start(order: object, writer: int, log_file: Path) -> None:
-    """Returns when the process has the order."""
-    command = [sys.executable, "-P", "-m", "pyxen.toolstack.process", str(writer)]
-    try:
-        with open(log_file, "ab", opener=_open_private) as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=(writer,),
-                start_new_session=True,
-                cwd="/",
-                env=_environment(),
-            )
-    except OSError as error:
-        raise PyxenError(f"{error.filename or log_file}: {error.strerror}") from None
-    process.communicate(json.dumps(order).encode())
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _environment() -> dict[str, str]:
-    """The same modules are to be found from another working directory."""
-    environment = dict(os.environ)
-    places = environment.get("PYTHONPATH", "")
-    if places:
-        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, places.split(os.pathsep)))
-    return environment
+def begin(
+    process: NewProcess,
+    config: DomainConfig,
+    *,
+    paused: bool = False,
+    restarted: float | None = None,
+) -> int:
+    """Tell a process what its domain is to be, and wait until it has reported."""
+    return process.begin(
+        {
+            "config": to_json(config),
+            "paused": paused,
+            "restarted": restarted,
+            "log": str(make_private(log_folder()) / f"{config.name}.log"),
+            "log_level": logging.getLevelName(min(logging.getLogger().level or 30, logging.INFO)),
+        }
+    )

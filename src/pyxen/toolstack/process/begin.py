@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The order of a domain's process, and what it makes of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+from pyxen.errors import PyxenError
+from pyxen.toolstack.broker.process import start_broker
+from pyxen.toolstack.config import from_json
+from pyxen.toolstack.process.domain_process import DomainProcess
+from pyxen.toolstack.process.report import Report
+
+log = logging.getLogger("pyxen")
+
+
+def begin(report: Report) -> int:
+    """Wait for the order, and do it. Returns the exit status of the process."""
+    try:
+        order = json.load(sys.stdin)
+    except ValueError:  # there is none: whoever wanted the domain wants it no more, or was killed
+        return 1
+    try:
+        _set_up_log(order)
+        _live(order, report)
+    except PyxenError as error:
+        log.error("%s", error)
+        report.failed(str(error))
+        return 1
+    except Exception as error:
+        log.exception("the domain's process failed")
+        text = " ".join(str(error).split())
+        report.failed(f"this is a bug in pyxen ({type(error).__name__}: {text})")
+        return 1
+    return 0
+
+
+def _set_up_log(order: dict[str, Any]) -> None:
+    """From now on nothing is read from its starter's terminal or written there."""
+    path = order["log"]
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise PyxenError(f"{path}: {error.strerror}") from None
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for source, target in ((nothing, 0), (file, 1), (file, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(file)
+    logging.basicConfig(
+        level=order["log_level"].upper(),
+        format="%(asctime)s %(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def _live(order: dict[str, Any], report: Report) -> None:
+    config = from_json(order["config"])
+    broker = start_broker(config, [report.fd])
+    DomainProcess(
+        config, broker, report, paused=order["paused"], restarted=order["restarted"]
+    ).run()
