@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import pytest
@@ -69,6 +70,11 @@ class TestDispatcher:
         guest.call(xen.HYPERVISOR_xen_version)
         assert "xen_version" not in before.hypercalls
         assert guest.domain.statistics().to_dict()["hypercalls"]["xen_version"][0] == 1
+
+    def test_all_of_the_statistics_can_be_shown_as_json(self, guest: SmallDomain) -> None:
+        port = guest.domain.events.alloc_unbound(0)
+        shown = json.loads(json.dumps(guest.domain.statistics().to_dict()))
+        assert shown["ports"][str(port)]["kind"] == "unbound"
 
     def test_unknown_calls_are_reported_once(
         self, guest: SmallDomain, caplog: pytest.LogCaptureFixture
