@@ -142,7 +142,8 @@ original = library._address_of(unicorn, library._EXIT_CHECK)
 path, base = library._mapping(original)
 tags, _ = library._read_headers(path, base)
 value = original - base
-(slot,) = library._find_slots(tags, [value], library._DT_JMPREL)[value]
+symbols = library._symbol_numbers(tags, [value])
+(slot,) = library._find_slots(tags, symbols, library._DT_JMPREL)[value]
 ctypes.c_uint64.from_address(base + slot).value = original
 sys.path[:0] = sys.argv[1:]
 import test_emulator_stop as stop

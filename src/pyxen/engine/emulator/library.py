@@ -59,7 +59,7 @@ _R_X86_64_64: Final = 1
 _R_X86_64_GLOB_DAT: Final = 6
 _R_X86_64_JUMP_SLOT: Final = 7
 _DT_JMPREL, _DT_PLTRELSZ, _DT_SYMTAB, _DT_STRTAB = 23, 2, 6, 5
-_DT_RELA, _DT_RELASZ = 7, 8
+_DT_RELA, _DT_RELASZ, _DT_RELACOUNT = 7, 8, 0x6FFFFFF9
 _RELOCATION_WORDS: Final = 3  # offset, symbol and kind, addend
 _SYMBOL_WORDS: Final = 3  # name and kind, value, size
 _PT_DYNAMIC, _PT_GNU_RELRO = 2, 0x6474E552
@@ -175,7 +175,8 @@ def _make_it_fit(library: ctypes.CDLL) -> None:
         *((name, _DT_RELA, 2, machine_code.PORT) for name in _PORT_HELPERS),
     ]
     values = {name: _address_of(library, name) - base for name, *_ in changes}
-    tables = {table: _find_slots(tags, values.values(), table) for table in (_DT_JMPREL, _DT_RELA)}
+    symbols = _symbol_numbers(tags, values.values())
+    tables = {table: _find_slots(tags, symbols, table) for table in (_DT_JMPREL, _DT_RELA)}
     slots = []
     for name, table, expected, target in changes:
         found = tables[table][values[name]]
@@ -243,14 +244,20 @@ def _read_headers(path: str, base: int) -> tuple[dict[int, int], tuple[int, int]
     return tags, (address, length)
 
 
-def _find_slots(tags: dict[int, int], values: Collection[int], table: int) -> dict[int, list[int]]:
+def _find_slots(tags: dict[int, int], symbols: dict[int, int], table: int) -> dict[int, list[int]]:
     """Offsets of the words that the dynamic linker has filled with the addresses of symbols, by the
     symbols' values. All are looked for at once: there are tens of thousands of relocations."""
-    kinds = (_R_X86_64_JUMP_SLOT,) if table == _DT_JMPREL else (_R_X86_64_64, _R_X86_64_GLOB_DAT)
-    numbers = _symbol_numbers(tags, values)
-    wanted = {number << 32 | kind: value for number, value in numbers.items() for kind in kinds}
-    relocations = _words(tags[table], tags[_DT_PLTRELSZ if table == _DT_JMPREL else _DT_RELASZ])
-    slots: dict[int, list[int]] = {value: [] for value in values}
+    start = tags[table]
+    if table == _DT_JMPREL:
+        kinds: tuple[int, ...] = (_R_X86_64_JUMP_SLOT,)
+        end = start + tags[_DT_PLTRELSZ]
+    else:
+        kinds = (_R_X86_64_64, _R_X86_64_GLOB_DAT)
+        end = start + tags[_DT_RELASZ]
+        start += tags.get(_DT_RELACOUNT, 0) * _RELOCATION_WORDS * 8  # those that have no symbol
+    wanted = {number << 32 | kind: value for number, value in symbols.items() for kind in kinds}
+    relocations = _words(start, end - start)
+    slots: dict[int, list[int]] = {value: [] for value in symbols.values()}
     for position, info in enumerate(relocations[1::_RELOCATION_WORDS].tolist()):
         if info in wanted:
             slots[wanted[info]].append(relocations[position * _RELOCATION_WORDS])
