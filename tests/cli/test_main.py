@@ -51,7 +51,18 @@ def test_a_word_that_is_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as left:
             main((word,))
         assert left.value.code == 2
-        assert f"invalid choice: '{word}' (choose from 'run'" in capsys.readouterr().err
+        assert f"there is no verb {word}; `pyxen help`" in capsys.readouterr().err
+
+
+def test_help_as_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in (("help",), ("--help",), ("help", "list"), ("list", "--help")):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert left.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert (shown[0], shown[2]) == (shown[1], shown[3])
+    assert "sched-credit2" in shown[0]
 
 
 def test_help_loads_nothing_heavy() -> None:

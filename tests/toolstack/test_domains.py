@@ -14,12 +14,15 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from machine import Machine
+from pyxen.toolstack.domains import at_once
+from pyxen.toolstack.registry import Entry
 from pyxen.xenstore import Client, StoreError
 
 IDLE = "-b----"
@@ -535,6 +538,27 @@ def test_sizes(machine: Machine, config: Path) -> None:
     assert "no vCPU 7" in machine.refusal("trigger", "web", "nmi", "7")
     assert machine.refusal("sysrq", "web", "xx") == "Invalid sysrq."
     assert machine.refusal("trigger", "web", "x") == 'Invalid trigger "x"'
+
+
+def test_consoles_are_listed(machine: Machine, config: Path) -> None:
+    socket = f"name=b,connection=socket,path={machine.folder}/b"
+    machine.do("create", "-p", config, f"channel=['name=a,connection=pty', '{socket}']")
+    header, first, second = machine.do("channel-list", "web").splitlines()
+    assert header == f"Idx BE state evt-ch ring-ref connection {'':<30}"
+    assert re.fullmatch(r"1   0  1     -1     -1       pty        /dev/pts/\d+ +", first)
+    assert second == "2   0  1     -1     -1       socket     "
+
+
+def test_domains_are_asked_at_the_same_time(machine: Machine, config: Path) -> None:
+    for number in range(3):
+        machine.do("create", "-p", config, f"name='guest{number}'")
+    barrier = threading.Barrier(3)  # passed when all three are there
+
+    def name(entry: Entry) -> str:
+        barrier.wait(60.0)
+        return entry.record.name
+
+    assert at_once(name, machine.registry.entries()) == ["guest0", "guest1", "guest2"]
 
 
 def test_devices_come_go_and_are_kept_for_a_restart(machine: Machine, config: Path) -> None:

@@ -26,8 +26,8 @@ VERBS = (
     *("rename", "config-update", "top", "uptime", "domid", "domname", "vm-list", "sysrq"),
     *("trigger", "dump-core", "vcpu-list", "vcpu-set", "vcpu-pin", "sched-credit2"),
     *("mem-set", "mem-max", "claims", "block-attach", "block-detach", "block-list"),
-    *("network-attach", "network-detach", "network-list"),
-    *("info", "dmesg", "debug-keys", "metrics", "image", "xenstored", "completion"),
+    *("network-attach", "network-detach", "network-list", "channel-list"),
+    *("info", "dmesg", "debug-keys", "metrics", "image", "xenstored", "completion", "help"),
 )
 """In the order of the help. The module has the verb's name."""
 
@@ -68,7 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else argv
-    parser = make_parser(_needed(words))
+    # The verb that is called alone, as to declare all of them takes longer than most verbs do.
+    called = next((word for word in words if not word.startswith("-")), "")
+    parser = make_parser((called,) if called in VERBS else (*VERBS, "missing"))
+    if called and called not in VERBS:
+        from pyxen.cli import missing
+
+        if called not in missing.VERBS:
+            parser.error(f"there is no verb {called}; `pyxen help` lists those that there are")
     arguments, rest = parser.parse_known_args(words)
     # argparse does not see words again that come behind an option.
     if rest and (not hasattr(arguments, "words") or any(word[0] == "-" for word in rest if word)):
@@ -76,13 +83,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         arguments.words += rest
     return arguments
-
-
-def _needed(words: Sequence[str]) -> Sequence[str]:
-    """The verb that is called, as to declare all of them takes longer than most verbs do; all for
-    the help, and for a word that is no verb."""
-    called = next((word for word in words if not word.startswith("-")), "")
-    return (called,) if called in VERBS else (*VERBS, "missing")
 
 
 def make_parser(names: Sequence[str]) -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pyxen.errors import PyxenError
 
 VERBS = (
     *("save", "restore", "migrate", "migrate-receive", "suspend", "resume", "remus"),
-    *("sched-credit", "sched-rtds", "sharing", "channel-list", "vncviewer"),
+    *("sched-credit", "sched-rtds", "sharing", "vncviewer"),
     *("button-press", "cd-insert", "cd-eject", "qemu-monitor-command", "devd", "set-parameters"),
     *("cpupool-create", "cpupool-list", "cpupool-destroy", "cpupool-rename", "cpupool-cpu-add"),
     *("cpupool-cpu-remove", "cpupool-migrate", "cpupool-numa-split"),

@@ -11,10 +11,10 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
@@ -40,6 +40,9 @@ _LOOK_SECONDS: Final = 5.0
 """A domain that does not say how it is within this time is listed as its folder has it."""
 _DESTROY_SECONDS: Final = 10.0
 _INTERVAL: Final = 0.01
+_AT_ONCE: Final = 64
+
+Result = TypeVar("Result")
 
 
 class Listed(Struct, frozen=True):
@@ -70,7 +73,18 @@ def list_domains(qualifier: str | None = None) -> list[Listed]:
         if qualifier in ("0", DOMAIN_0):
             return [Listed(host_info())]
         return [look(registry.find(qualifier))]
-    return [Listed(host_info()), *map(look, registry.entries())]
+    return [Listed(host_info()), *at_once(look, registry.entries())]
+
+
+def at_once(ask: Callable[[Entry], Result], entries: Sequence[Entry]) -> list[Result]:
+    """Ask all of these domains something at the same time, so that those that are stuck are waited
+    for but once."""
+    if len(entries) < 2:
+        return list(map(ask, entries))
+    from concurrent.futures import ThreadPoolExecutor  # slow to load
+
+    with ThreadPoolExecutor(min(_AT_ONCE, len(entries))) as pool:
+        return list(pool.map(ask, entries))
 
 
 def look(entry: Entry, seconds: float = _LOOK_SECONDS) -> Listed:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +17,11 @@ from msgspec import Struct, field
 from pyxen.errors import PyxenError
 from pyxen.toolstack.control.client import ControlClient
 from pyxen.toolstack.control.messages import DomainInfo, GetStatistics
-from pyxen.toolstack.domains import host_info, look
+from pyxen.toolstack.domains import at_once, host_info, look
 from pyxen.toolstack.registry import Entry, Registry
 
 _SECONDS: Final = 1.0
 """So long a domain has for each of two answers."""
-_AT_ONCE: Final = 64
 
 
 class Sample(Struct, frozen=True):
@@ -80,10 +78,8 @@ def available_memory_kib() -> int:
 
 def take_samples() -> list[Sample]:
     """All domains, domain 0 first."""
-    entries = Registry().entries()
     host = Sample(host_info(), time.monotonic_ns())
-    with ThreadPoolExecutor(max_workers=min(_AT_ONCE, len(entries) + 1)) as pool:
-        return [host, *pool.map(_take, entries)]
+    return [host, *at_once(_take, Registry().entries())]
 
 
 def _take(entry: Entry) -> Sample:

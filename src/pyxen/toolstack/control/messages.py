@@ -302,7 +302,7 @@ class DetachNic(Request[Done], frozen=True):
 
 
 class ListDevices(Request[DeviceList], frozen=True):
-    """Those of a kind: ``vbd``, ``vif``."""
+    """Those of a kind: ``vbd``, ``vif``, ``console``."""
 
     kind: str
     answer = DeviceList
