@@ -4,38 +4,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from pyxen.cli.device_list import add_list_parser
 
 if TYPE_CHECKING:
     from pyxen.toolstack.control.messages import DeviceInfo
+
+_HEADER: Final = f"{'Vdev':<5} {'BE':<3} {'handle':<6} {'state':<5} {'evt-ch':<6} {'ring-ref':<8} {'BE-path':<30}"
 
 
 def add_parser(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
 ) -> None:
     """Declare the verb and its arguments."""
-    parser = verbs.add_parser("block-list", parents=[common], help="list the disks of domains")
-    parser.add_argument("domains", nargs="+", metavar="Domain", help="number or name")
-    parser.set_defaults(execute=execute)
-
-
-def execute(arguments: argparse.Namespace) -> int:
-    """Print a line for each."""
-    from pyxen.toolstack.control.messages import ListDevices
-    from pyxen.toolstack.domains import ask, find
-
-    lines = [
-        line(find(name).record.domid, device)
-        for name in arguments.domains
-        for device in ask(name, ListDevices("vbd")).devices
-    ]
-    print(
-        f"{'Vdev':<5} {'BE':<3} {'handle':<6} {'state':<5} {'evt-ch':<6} {'ring-ref':<8} "
-        f"{'BE-path':<30}"
-    )
-    for each in lines:
-        print(each)
-    return 0
+    add_list_parser(verbs, common, "block-list", "list the disks of domains", "vbd", _HEADER, line)
 
 
 def line(domid: int, device: DeviceInfo) -> str:
