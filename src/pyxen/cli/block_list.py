@@ -11,7 +11,7 @@ from pyxen.cli.device_list import add_list_parser
 if TYPE_CHECKING:
     from pyxen.toolstack.control.messages import DeviceInfo
 
-_HEADER: Final = f"{'Vdev':<5} {'BE':<3} {'handle':<6} {'state':<5} {'evt-ch':<6} {'ring-ref':<8} {'BE-path':<30}"
+_HEADER: Final = f"Vdev  BE  handle state evt-ch ring-ref {'BE-path':<30}"
 
 
 def add_parser(
