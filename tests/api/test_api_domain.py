@@ -52,6 +52,19 @@ def test_a_domain_ends_with_its_context(kernel: Path) -> None:
         domain.info()
 
 
+def test_files_of_devices_are_those_of_this_process(
+    kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain's process lives in another folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("data.img").write_bytes(bytes(1 << 20))
+    with Domain(kernel=kernel, memory=8, extra="idle") as domain:
+        domain.attach_disk("data.img,raw,xvda,rw")
+        domain.attach_nic("none,pcap=card.pcap")
+        assert Path("card.pcap").exists()
+        assert [disk.devid for disk in domain.devices("vbd")] == [51712]
+
+
 @pytest.mark.parametrize("reason", ["poweroff", "crash", "watchdog"])
 def test_how_it_ends(kernel: Path, reason: str) -> None:
     with Domain(kernel=kernel, memory=8, extra=reason) as domain:

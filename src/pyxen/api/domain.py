@@ -16,9 +16,12 @@ from pyxen.errors import PyxenError
 from pyxen.toolstack import create, domains
 from pyxen.toolstack.config import DomainConfig, read_file, read_text
 from pyxen.toolstack.config.syntax import format_setting
+from pyxen.toolstack.config.writer import format_disk, format_nic
 from pyxen.toolstack.control import messages
 from pyxen.toolstack.control.client import ControlClient, ControlError, ControlTimeout
 from pyxen.toolstack.control.messages import DeviceInfo, DomainInfo, Event
+from pyxen.toolstack.devices.disk import parse_disk
+from pyxen.toolstack.devices.nic import parse_nic
 from pyxen.toolstack.process.start import NewProcess
 
 Option = str | int | os.PathLike[str] | Sequence[str]
@@ -217,7 +220,8 @@ class Domain:
 
     def attach_disk(self, spec: str) -> int:
         """Add a disk, in xl's syntax; returns its number."""
-        return self._ask(messages.AttachDisk(spec)).devid
+        disk = create.absolute_disk(parse_disk(spec))
+        return self._ask(messages.AttachDisk(format_disk(disk))).devid
 
     def detach_disk(self, vdev: str, *, force: bool = False) -> None:
         """Remove one, when the guest has let go of it."""
@@ -225,7 +229,8 @@ class Domain:
 
     def attach_nic(self, spec: str) -> int:
         """Add a network card, in xl's syntax; returns its number."""
-        return self._ask(messages.AttachNic(spec)).devid
+        nic = create.absolute_nic(parse_nic(spec))
+        return self._ask(messages.AttachNic(format_nic(nic))).devid
 
     def detach_nic(self, devid: int) -> None:
         """Remove one, when the guest has let go of it."""
