@@ -594,13 +594,24 @@ def test_devices_come_go_and_are_kept_for_a_restart(machine: Machine, config: Pa
     assert "disks" not in shown["config"]
 
 
+def kill_store(machine: Machine) -> None:
+    for pid in machine.processes():
+        if b"xenstored" in command_of(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def test_a_domain_ends_in_order_though_its_store_has_gone(machine: Machine, config: Path) -> None:
     image = machine.folder / "other.img"
     image.write_bytes(bytes(1 << 20))
     machine.do("create", config, f"disk=['{image},raw,xvda,rw']", "name='orphan'")
-    for pid in machine.processes():
-        if b"xenstored" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+    kill_store(machine)
     machine.until(lambda: "xenstored has ended" in machine.log("orphan"))
     assert "closed" in machine.refusal("mem-set", "orphan", "4")
     machine.do("pause", "orphan")
@@ -609,6 +620,24 @@ def test_a_domain_ends_in_order_though_its_store_has_gone(machine: Machine, conf
     assert "Traceback" not in machine.log("orphan")
     machine.do("create", config, f"disk=['{image},raw,xvda,rw']")  # with a new store
     assert len(machine.names()) == 1
+
+
+def test_a_domain_has_a_new_name_though_its_store_has_gone(machine: Machine, config: Path) -> None:
+    machine.do("create", config)
+    kill_store(machine)
+    machine.until(lambda: "xenstored has ended" in machine.log("web"))
+    machine.do("rename", "web", "mail")
+    assert [name.split()[0] for name in machine.names().values()] == ["mail"]
+    machine.until(lambda: "the store does not know" in machine.log("web"))
+
+
+def test_rename_restart_though_its_store_has_gone(machine: Machine, config: Path) -> None:
+    machine.do("create", "-p", config, "extra='crash'", "on_crash='rename-restart'")
+    kill_store(machine)
+    machine.do("unpause", "web")
+    machine.until(lambda: "it is not restarted" in machine.log("web"))
+    assert "could not be restarted" not in machine.log("web")
+    assert "Traceback" not in machine.log("web")
 
 
 def test_the_store_ends_when_the_last_domain_has_gone(kernel: Path) -> None:

@@ -58,7 +58,7 @@ class Guest:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its devices can be changed, and its name."""
+        """Whether its devices can be changed."""
         return self.has_store and self.has_broker
 
 
@@ -295,7 +295,7 @@ class Soak:
             assert len(domain.devices("vif")) == len(cards) - 1
 
     def rename(self) -> None:
-        name = self.any_guest(lambda guest: guest.is_whole)
+        name = self.any_guest(lambda guest: guest.has_broker)
         if name:
             new = self.new_name()
             with ControlClient(self.machine.registry.find(name).folder, PATIENCE) as client:

@@ -8,6 +8,7 @@ of it is in a future.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,8 +24,10 @@ from pyxen.toolstack.devices.channel import parse_channel
 from pyxen.toolstack.devices.disk import parse_disk, virtual_device_number
 from pyxen.toolstack.devices.live import CHANNEL, DISK, NIC, Devices
 from pyxen.toolstack.devices.nic import parse_nic
-from pyxen.xenstore.error import StoreError
+from pyxen.xenstore.error import StoreError, StoreGone
 from pyxen.xenstore.watching import WatchingClient
+
+log = logging.getLogger("pyxen")
 
 DETACH_SECONDS: Final = 10.0
 """So long xl waits for a front end, too."""
@@ -183,9 +186,13 @@ class RunningDomain:
         return future
 
     def write_name(self, name: str) -> None:
-        """Tell the store of a new name; in the thread of the vCPUs."""
-        for place in (f"/local/domain/{self.domid}", f"/vm/{self.domain.uuid}"):
-            self.client.write(f"{place}/name", name)
+        """Tell the store of a new name; in the thread of the vCPUs. One that has ended is no error:
+        others find the domain by its folder."""
+        try:
+            for place in (f"/local/domain/{self.domid}", f"/vm/{self.domain.uuid}"):
+                self.client.write(f"{place}/name", name)
+        except StoreGone as error:
+            log.warning("%s: the store does not know the new name: %s", name, error)
 
     def _post_later(self, seconds: float, work: Callable[[], None]) -> None:
         def post() -> None:
