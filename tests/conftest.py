@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -43,6 +44,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_sessionstart() -> None:
+    # A script that starts us with "&" has it ignored, and so would all that we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Python takes a compiled module before the .py: the tests would test what is no longer there.
     stale = [
         str(source.relative_to(SOURCE))
