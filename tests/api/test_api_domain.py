@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,35 @@ def test_files_of_devices_are_those_of_this_process(
         domain.attach_nic("none,pcap=card.pcap")
         assert Path("card.pcap").exists()
         assert [disk.devid for disk in domain.devices("vbd")] == [51712]
+
+
+@pytest.mark.parametrize("closed", [(), (2,), (0, 1, 2)])
+def test_the_domains_process_has_descriptors_of_its_own(
+    kernel: Path, tmp_path: Path, closed: tuple[int, ...]
+) -> None:
+    """Else what it opens, the guest's memory perhaps, would get the numbers that its starter has
+    left free, and the output."""
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from pyxen import Domain\n"
+        "with Domain(kernel=sys.argv[1], memory=8, extra='idle', name='closed') as domain:\n"
+        "    pid = domain.info().pid\n"
+        "    files = [os.readlink(f'/proc/{pid}/fd/{fd}') for fd in range(3)]\n"
+        "    Path(sys.argv[2]).write_text(' '.join(files))\n"
+    )
+
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    found = tmp_path / "found"
+    command = [sys.executable, "-c", program, kernel, found]
+    subprocess.run(command, preexec_fn=close, timeout=PATIENCE, check=True)
+    nothing, *logs = found.read_text().split()
+    assert nothing == "/dev/null"
+    assert [Path(log).name for log in logs] == ["closed.log", "closed.log"]
+    assert "has been created" in Path(logs[0]).read_text()
 
 
 @pytest.mark.parametrize("reason", ["poweroff", "crash", "watchdog"])

@@ -136,18 +136,14 @@ def test_two_at_the_same_moment(machine: Machine, config: Path) -> None:
 
 @pytest.mark.parametrize("order", (b"", b'{"config": {'))
 def test_a_process_whose_starter_was_killed_ends_in_silence(order: bytes) -> None:
-    reader, writer = os.pipe()
     done = subprocess.run(
-        [sys.executable, "-m", "pyxen.toolstack.process", str(writer)],
+        [sys.executable, "-m", "pyxen.toolstack.process"],
         input=order,
-        pass_fds=(writer,),
         capture_output=True,
         timeout=60,
         check=True,
     )
-    os.close(writer)
-    assert (done.stdout, done.stderr, os.read(reader, 1)) == (b"", b"", b"")
-    os.close(reader)
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 def test_a_full_disk(machine: Machine, config: Path) -> None:

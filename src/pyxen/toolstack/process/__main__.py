@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The beginning of a domain's process.
 
-It is started by ``start.NewProcess`` with a pipe for its report, whose descriptor is its argument,
-and gets its order when it has been loaded. It has a session of its own, and leaves its starter at
-once, so that nobody has to wait for its end. What it writes to standard error goes to the domain's
-log.
+It is started by ``start.NewProcess``, and gets its order when it has been loaded. It has a session
+of its own, and leaves its starter at once, so that nobody has to wait for its end.
 """
 
 from __future__ import annotations
@@ -21,11 +19,10 @@ def main() -> int:
     # ones need not look at it, and what is not looked at stays memory that the broker shares.
     gc.disable()
     from pyxen.toolstack.process.begin import begin
-    from pyxen.toolstack.process.report import Report
 
     gc.freeze()
     gc.enable()
-    return begin(Report(int(sys.argv[1])))
+    return begin()
 
 
 if __name__ == "__main__":

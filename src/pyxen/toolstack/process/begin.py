@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from pyxen.errors import PyxenError
 from pyxen.toolstack.broker.process import start_broker
@@ -17,9 +18,13 @@ from pyxen.toolstack.process.report import Report
 
 log = logging.getLogger("pyxen")
 
+_FIRST_FREE: Final = 3
+"""Descriptors below are standard input, output and error."""
 
-def begin(report: Report) -> int:
+
+def begin() -> int:
     """Wait for the order, and do it. Returns the exit status of the process."""
+    report = Report(fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE))
     try:
         order = json.load(sys.stdin)
     except ValueError:  # there is none: whoever wanted the domain wants it no more, or was killed
@@ -46,11 +51,14 @@ def _set_up_log(order: dict[str, Any]) -> None:
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise PyxenError(f"{path}: {error.strerror}") from None
-    nothing = os.open(os.devnull, os.O_RDWR)
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):
         os.dup2(source, target)
-    os.close(nothing)
-    os.close(file)
+        os.set_inheritable(target, True)  # dup2 does nothing where they are the same
+    for fd in (nothing, file):
+        if fd >= _FIRST_FREE:  # a starter without standard error has left 2 to one of them
+            os.close(fd)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     logging.basicConfig(
         level=order["log_level"].upper(),
         format="%(asctime)s %(levelname)s: %(message)s",

@@ -16,7 +16,6 @@ class Report:
     """The writing end of a pipe."""
 
     def __init__(self, fd: int) -> None:
-        os.set_inheritable(fd, False)
         self.fd = fd
 
     def ready(self, domid: int) -> None:

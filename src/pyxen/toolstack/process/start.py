@@ -2,9 +2,9 @@
 """Starting the process of a domain: it is started first and told afterwards what it is to be, as it
 takes as long to load as its configuration to be read.
 
-It has an *order*, one object of JSON on its standard input, and a pipe for its report: the number
-of the domain when that is ready to run, or why there is none. Without an order it ends. What it
-says before it has one, which is only that it cannot load, goes to its starter's standard error.
+It has an *order*, one object of JSON on its standard input, and reports on its standard output: the
+number of the domain when that is ready to run, or why there is none. Without an order it ends. What
+it says before it has one, which is only that it cannot load, goes to its starter's standard error.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any, Final
+from typing import Any
 
 from pyxen.errors import PyxenError
-
-_CHUNK: Final = 64 * 1024
 
 
 class NewProcess:
@@ -25,35 +23,26 @@ class NewProcess:
 
     def __enter__(self) -> NewProcess:
         """Raises PyxenError."""
-        self._report, writer = os.pipe2(os.O_CLOEXEC)
-        command = [sys.executable, "-P", "-m", "pyxen.toolstack.process", str(writer)]
         try:
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-P", "-m", "pyxen.toolstack.process"],
                 stdin=subprocess.PIPE,
-                pass_fds=(writer,),
+                stdout=subprocess.PIPE,
                 start_new_session=True,
                 cwd="/",
                 env=_environment(),
             )
         except OSError as error:
-            os.close(self._report)
             raise PyxenError(f"{error.filename}: {error.strerror}") from None
-        finally:
-            os.close(writer)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        os.close(self._report)
-        self._process.communicate()
+    def __exit__(self, *exception: Any) -> None:
+        self._process.__exit__(*exception)
 
     def begin(self, order: dict[str, Any]) -> int:
         """Give it its order. Returns the number of the domain, which is about to run. Raises
         PyxenError."""
-        self._process.communicate(json.dumps(order).encode())
-        said = b""
-        while data := os.read(self._report, _CHUNK):
-            said += data
+        said, _ = self._process.communicate(json.dumps(order).encode())
         if not said:
             raise PyxenError(
                 f"the process of the domain ended before it could say why; see {order['log']}"
