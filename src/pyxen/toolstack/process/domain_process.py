@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -95,10 +94,8 @@ class DomainProcess:
     def run(self) -> None:
         """The whole life of the domain. Raises PyxenError if it cannot begin."""
         sys.setswitchinterval(SWITCH_INTERVAL)
-        with ThreadPoolExecutor(1) as beside:  # most of it is reading and sums, without the GIL
-            loading = beside.submit(self._load)
-            engines.load(self.config.engine)
-            loading.result()
+        self._load()
+        engines.load(self.config.engine)
         self.broker.join()
         try:
             self.messages.append(())  # the file is there now
