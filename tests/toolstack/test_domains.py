@@ -146,6 +146,14 @@ def test_a_process_whose_starter_was_killed_ends_in_silence(order: bytes) -> Non
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
+def test_a_log_that_cannot_be_written_is_told_in_one_line(machine: Machine, config: Path) -> None:
+    log = machine.folder / "state" / "pyxen" / "mute.log"
+    machine.do("create", config)  # the folder is there
+    log.mkdir()
+    assert machine.refusal("create", config, "name='mute'") == f"{log}: Is a directory"
+    log.rmdir()
+
+
 def test_a_full_disk(machine: Machine, config: Path) -> None:
     machine.do("create", config, 'name="before"')  # the store is there
 

@@ -31,6 +31,10 @@ def begin() -> int:
         return 1
     try:
         _set_up_log(order)
+    except PyxenError as error:  # there is nothing yet in which it could be noted as well
+        report.failed(str(error))
+        return 1
+    try:
         _live(order, report)
     except PyxenError as error:
         log.error("%s", error)

@@ -44,8 +44,9 @@ class NewProcess:
         PyxenError."""
         said, _ = self._process.communicate(json.dumps(order).encode())
         if not said:
+            name, log = order["config"]["c_info"]["name"], order["log"]
             raise PyxenError(
-                f"the process of the domain ended before it could say why; see {order['log']}"
+                f"the process of domain {name} ended before it could say why; see {log}"
             )
         report = json.loads(said)
         if "error" in report:
