@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from pyxen.errors import PyxenError
+from pyxen.toolstack.broker import messages as broker
 from pyxen.toolstack.control import messages, wire
 from pyxen.toolstack.control.client import ControlClient, ControlError
 from pyxen.toolstack.control.messages import (
@@ -48,6 +49,13 @@ INFO = DomainInfo(
     shutdown_reason="",
     vcpus=(VcpuInfo(0, True, False, True, 5), VcpuInfo(1, False, False, False, 0)),
 )
+
+DISK = {
+    "request": "open-disk",
+    "config": {"target": "", "image_format": "raw", "vdev": "xvda", "number": 51712},
+}
+DEVICE = {"kind": "vbd", "devid": 1, "backend_path": ""}
+CHANNEL = {"name": "a", "connection": "pty"}
 
 
 def test_every_request_has_a_name_and_an_answer() -> None:
@@ -96,6 +104,22 @@ def test_what_is_no_request(line: bytes, message: str) -> None:
     with pytest.raises(PyxenError) as refused:
         wire.read_request(line)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    (
+        (Done, {"more": 1}),
+        (Event, {"event": "shutdown", "domid": 1, "more": 1}),
+        (messages.DeviceList, {"devices": [{**DEVICE, "more": 1}]}),
+        (broker.OpenDisk, {**DISK, "config": {**DISK["config"], "more": 1}}),
+        (broker.OpenNic, {"request": "open-nic", "config": {"more": 1}}),
+        (broker.OpenChannel, {"request": "open-channel", "config": {**CHANNEL, "more": 1}}),
+    ),
+)
+def test_a_field_that_nobody_knows_is_refused(kind: type[Any], content: Any) -> None:
+    with pytest.raises(PyxenError, match="unknown field `more`"):
+        wire.read_message(kind, content)
 
 
 @given(

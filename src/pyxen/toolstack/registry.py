@@ -52,7 +52,7 @@ _GOES: Final = ".gone"
 _FILE_COMES: Final = ".new-"
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of a domain without asking its process. ``started`` is seconds since 1970."""
 
     domid: int

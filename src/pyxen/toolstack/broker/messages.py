@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from msgspec import Struct
-
-from pyxen.toolstack.control.messages import Done, Request, wire_name
+from pyxen.toolstack.control.messages import Done, Message, Request, wire_name
 from pyxen.toolstack.devices.channel import ChannelConfig
 from pyxen.toolstack.devices.disk import DiskConfig
 from pyxen.toolstack.devices.nic import NicConfig
@@ -16,13 +14,13 @@ from pyxen.toolstack.registry import Record
 # Answers
 
 
-class OpenedFile(Struct, frozen=True):
+class OpenedFile(Message, frozen=True):
     """What was opened has this number from now on."""
 
     number: int
 
 
-class OpenedDevice(Struct, frozen=True):
+class OpenedDevice(Message, frozen=True):
     """As ``backends.opened.Opened`` has it."""
 
     number: int

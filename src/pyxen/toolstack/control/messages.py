@@ -22,14 +22,18 @@ DETACH_SECONDS: Final = 10.0
 """So long for a front end to close."""
 
 
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """The base of all that is said. A field that it does not have is refused."""
+
+
 # Answers
 
 
-class Done(Struct, frozen=True):
+class Done(Message, frozen=True):
     """It is done, and there is nothing to tell."""
 
 
-class VcpuInfo(Struct, frozen=True):
+class VcpuInfo(Message, frozen=True):
     """A vCPU. ``cpu_ns`` is how long it has run, and the next three are its further run states;
     ``cpu`` is the host's processor on which it ran last, the affinities are masks of those, 0 for
     all."""
@@ -52,7 +56,7 @@ class VcpuInfo(Struct, frozen=True):
         return self.runnable_ns + self.offline_ns
 
 
-class DomainInfo(Struct, frozen=True):
+class DomainInfo(Message, frozen=True):
     """A domain as ``xl list`` knows it. ``shutdown_reason`` is empty until it has shut down;
     ``started`` is seconds since 1970. ``weight`` and ``cap`` are those of the scheduler."""
 
@@ -89,25 +93,25 @@ class DomainInfo(Struct, frozen=True):
         return sum(vcpu.cpu_ns for vcpu in self.vcpus)
 
 
-class Configuration(Struct, frozen=True):
+class Configuration(Message, frozen=True):
     """In libxl's shape."""
 
     config: dict[str, Any]
 
 
-class Figures(Struct, frozen=True):
+class Figures(Message, frozen=True):
     """Counters, by the names that ``pyxen run --stats-json`` gives them."""
 
     figures: dict[str, Any]
 
 
-class Attached(Struct, frozen=True):
+class Attached(Message, frozen=True):
     """A device was added, under this number."""
 
     devid: int
 
 
-class DeviceInfo(Struct, frozen=True):
+class DeviceInfo(Message, frozen=True):
     """A device. ``state`` is that of its front end."""
 
     kind: str
@@ -126,7 +130,7 @@ class DeviceInfo(Struct, frozen=True):
         return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
-class DeviceList(Struct, frozen=True):
+class DeviceList(Message, frozen=True):
     """In the order of their numbers."""
 
     devices: tuple[DeviceInfo, ...]
@@ -140,14 +144,7 @@ def wire_name(request: str) -> str:
     return re.sub(r"(?<!^)([A-Z])", r"-\1", request).lower()
 
 
-class Request(
-    Struct,
-    Generic[Answer],
-    frozen=True,
-    forbid_unknown_fields=True,
-    tag_field="request",
-    tag=wire_name,
-):
+class Request(Message, Generic[Answer], frozen=True, tag_field="request", tag=wire_name):
     """The base of all requests; ``answer`` is the type of the answer. ``permit`` says that it names
     something of the host: then it is first told to the domain's broker (``toolstack/broker``)."""
 
@@ -317,7 +314,7 @@ class Subscribe(Request[Done], frozen=True):
 # Events
 
 
-class Event(Struct, frozen=True):
+class Event(Message, frozen=True):
     """``shutdown`` (``reason`` says how it ended), ``restarted`` (with the new ``domid``)."""
 
     event: str

@@ -31,7 +31,7 @@ _PROTOCOL: Final = "vt100"
 _MAX_LIMIT: Final = 1 << 30
 
 
-class ChannelConfig(Struct, frozen=True):
+class ChannelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One extra console. ``devid`` is None until the domain is known."""
 
     name: str

@@ -58,7 +58,7 @@ _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _INT_MAX: Final = (1 << 31) - 1
 
 
-class DiskConfig(Struct, frozen=True):
+class DiskConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One disk. ``target`` is a path; it is empty for a CD drive without a medium, whose
     ``image_format`` is "empty". ``number`` is the vdev as the guest sees it."""
 

@@ -51,7 +51,7 @@ _MAC: Final = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 _FORWARD: Final = re.compile(r"(tcp|udp):(?:([0-9.]+|\[[0-9a-fA-F:]+\]):)?([0-9]+):([0-9]+)")
 
 
-class Forward(Struct, frozen=True):
+class Forward(Struct, frozen=True, forbid_unknown_fields=True):
     """Connections to a port of the host that go to one of the guest."""
 
     protocol: str
@@ -60,7 +60,7 @@ class Forward(Struct, frozen=True):
     host_address: str = "127.0.0.1"
 
 
-class NicConfig(Struct, frozen=True):
+class NicConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One card. ``mode`` is one of MODES; ``peer`` the bridge, tap device or switch that it names.
     ``mac`` is empty and ``devid`` None until the domain is known."""
 

@@ -21,7 +21,7 @@ _DEFAULT_INTERVAL: Final = 50_000
 _UINT32_MAX: Final = 0xFFFF_FFFF
 
 
-class RateLimit(Struct, frozen=True):
+class RateLimit(Struct, frozen=True, forbid_unknown_fields=True):
     """So many bytes in each interval, which is in microseconds."""
 
     bytes_per_interval: int
