@@ -27,11 +27,11 @@ def add_list_parser(
         from pyxen.toolstack.control.messages import ListDevices
         from pyxen.toolstack.domains import ask, find
 
-        lines = [
-            line(find(name).record.domid, device)
-            for name in arguments.domains
-            for device in ask(name, ListDevices(kind)).devices
-        ]
+        lines = []
+        for name in arguments.domains:
+            domid = find(name).record.domid
+            devices = ask(str(domid), ListDevices(kind)).devices
+            lines += [line(domid, device) for device in devices]
         print(header, *lines, sep="\n")
         return 0
 
