@@ -126,6 +126,22 @@ class Machine:
         return left
 
 
+def command_of(pid: int) -> list[str]:
+    """One empty word for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
+    except OSError:
+        return [""]
+
+
+def children_of(pid: int) -> list[int]:
+    """None of a process that has ended."""
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return []
+
+
 def _directory(store: Client, path: str) -> list[str]:
     try:
         return store.directory(path)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from machine import Machine
+from machine import Machine, command_of
 from pyxen.toolstack.domains import at_once
 from pyxen.toolstack.registry import Entry
 from pyxen.xenstore import Client, StoreError
@@ -600,15 +600,8 @@ def test_devices_come_go_and_are_kept_for_a_restart(machine: Machine, config: Pa
 
 def kill_store(machine: Machine) -> None:
     for pid in machine.processes():
-        if b"xenstored" in command_of(pid):
+        if "xenstored" in command_of(pid):
             os.kill(pid, signal.SIGKILL)
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def test_a_domain_ends_in_order_though_its_store_has_gone(machine: Machine, config: Path) -> None:

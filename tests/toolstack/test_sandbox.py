@@ -17,7 +17,7 @@ from pathlib import Path
 import attempts
 import pytest
 
-from machine import Machine
+from machine import Machine, children_of
 from pyxen.backends.block.storage_daemon import DAEMON
 from pyxen.toolstack import sandbox
 
@@ -92,8 +92,8 @@ def pid_of(machine: Machine, name: str = "web") -> int:
 
 def broker_of(pid: int) -> int:
     """The only child of a domain's process."""
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
+    (child,) = children_of(pid)
+    return child
 
 
 @needs_all

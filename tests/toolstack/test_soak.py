@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from machine import PATIENCE, Machine
+from machine import PATIENCE, Machine, children_of, command_of
 from pyxen import Domain, PyxenError
 from pyxen.backends.block.storage_daemon import DAEMON
 from pyxen.testing import kernels
@@ -389,22 +389,6 @@ class Soak:
         except ProcessLookupError:
             return
         self.machine.until(lambda: command_of(pid) == [""])
-
-
-def children_of(pid: int) -> list[int]:
-    """None of a process that has ended."""
-    try:
-        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-    except OSError:
-        return []
-
-
-def command_of(pid: int) -> list[str]:
-    """One empty word for a process that has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
-    except OSError:
-        return [""]
 
 
 @pytest.fixture
