@@ -15,7 +15,9 @@ General layout, from the bottom to the top (each may import what stands above it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyxen.later import loader
 
 if TYPE_CHECKING:
     from pyxen.api import (
@@ -43,11 +45,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Load the API when it is first used: a command needs little of it."""
-    if name not in __all__:
-        raise AttributeError(f"module 'pyxen' has no attribute {name!r}")
-    import importlib
-
-    module = importlib.import_module("pyxen.errors" if name == "PyxenError" else "pyxen.api")
-    return getattr(module, name)
+# A command needs little of the API.
+__getattr__ = loader(
+    __name__, {**dict.fromkeys(__all__, "pyxen.api"), "PyxenError": "pyxen.errors"}
+)

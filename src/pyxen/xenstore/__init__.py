@@ -10,8 +10,9 @@ in this process. ``Client`` and ``AsyncClient`` use it from other processes; ``S
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pyxen.later import loader
 from pyxen.xenstore.client import Client
 from pyxen.xenstore.error import StoreError, StoreGone
 from pyxen.xenstore.guest_connection import GuestConnection
@@ -41,18 +42,13 @@ __all__ = [
     "ensure_xenstored",
 ]
 
-_LATER = {
-    "AsyncClient": "async_client",
-    "LocalClient": "local",
-    "SocketServer": "server",
-    "Xenstored": "daemon",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Load the server when it is first used: processes of domains have none."""
-    if name not in _LATER:
-        raise AttributeError(f"module 'pyxen.xenstore' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"pyxen.xenstore.{_LATER[name]}"), name)
+# The server is loaded when it is used: processes of domains have none.
+__getattr__ = loader(
+    __name__,
+    {
+        "AsyncClient": "pyxen.xenstore.async_client",
+        "LocalClient": "pyxen.xenstore.local",
+        "SocketServer": "pyxen.xenstore.server",
+        "Xenstored": "pyxen.xenstore.daemon",
+    },
+)

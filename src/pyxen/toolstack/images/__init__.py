@@ -7,8 +7,9 @@ those that are there. `root_disk` and `seed_disk` are what a run of one needs be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pyxen.later import loader
 from pyxen.toolstack.images.store import Image
 from pyxen.toolstack.images.store import find_image as find
 from pyxen.toolstack.images.store import list_images as list
@@ -38,25 +39,20 @@ __all__ = [
     "write_seed_file",
 ]
 
-_LATER = {
-    "FRONT_ENDS": "initramfs",
-    "READY_MARKER": "initramfs",
-    "RECIPES": "pull",
-    "Seed": "seed",
-    "build_initramfs": "pull",
-    "copy_disk": "disks",
-    "pull_image": "pull",
-    "read_seed": "seed",
-    "root_disk": "disks",
-    "seed_disk": "disks",
-    "write_seed_file": "disks",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Load what makes images when it is first used: to start one needs none of it."""
-    if name not in _LATER:
-        raise AttributeError(f"module 'pyxen.toolstack.images' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"pyxen.toolstack.images.{_LATER[name]}"), name)
+# What makes images is loaded when it is used: to start one needs none of it.
+__getattr__ = loader(
+    __name__,
+    {
+        "FRONT_ENDS": "pyxen.toolstack.images.initramfs",
+        "READY_MARKER": "pyxen.toolstack.images.initramfs",
+        "RECIPES": "pyxen.toolstack.images.pull",
+        "Seed": "pyxen.toolstack.images.seed",
+        "build_initramfs": "pyxen.toolstack.images.pull",
+        "copy_disk": "pyxen.toolstack.images.disks",
+        "pull_image": "pyxen.toolstack.images.pull",
+        "read_seed": "pyxen.toolstack.images.seed",
+        "root_disk": "pyxen.toolstack.images.disks",
+        "seed_disk": "pyxen.toolstack.images.disks",
+        "write_seed_file": "pyxen.toolstack.images.disks",
+    },
+)
